@@ -1,0 +1,37 @@
+# Every target sets up what it needs: `make study` and `make test` work on a fresh clone.
+SCALE ?= quick
+DATA  ?= shapes
+VENV  ?= .venv
+BIN   := $(VENV)/bin
+UV    := $(shell command -v uv 2>/dev/null)
+
+.PHONY: study test lab data export clean-nb
+
+study: $(VENV)/.ready ## every study notebook, executed into reports/
+	$(BIN)/python -m sslnb.study --scale $(SCALE) --dataset $(DATA)
+
+test: $(VENV)/.ready ## exported code is current; library notebooks; pytest
+	VENV=$(VENV) tests/run.sh
+
+lab: $(VENV)/.ready
+	$(BIN)/jupyter lab nbs
+
+data: $(VENV)/.ready ## unpack the real image sets, where their packs are at hand
+	$(BIN)/python data/unpack.py $(PACKS)
+
+export: $(VENV)/.ready
+	$(BIN)/nbdev_export
+
+clean-nb: $(VENV)/.ready
+	$(BIN)/nbdev_clean
+
+# uv takes seconds where venv + pip takes minutes; both install the pinned versions.
+$(VENV)/.ready: settings.ini setup.py pyproject.toml constraints.txt
+ifdef UV
+	test -x $(BIN)/python || uv venv $(VENV)
+	uv pip install -q --python $(BIN)/python -c constraints.txt -e '.[dev]'
+else
+	test -x $(BIN)/python || python3 -m venv $(VENV)
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
+endif
+	touch $@
