@@ -7,8 +7,11 @@ UV    := $(shell command -v uv 2>/dev/null)
 
 .PHONY: study test lab data export clean-nb
 
-study: $(VENV)/.ready ## every study notebook, executed into reports/
-	$(BIN)/python -m sslnb.study --scale $(SCALE) --dataset $(DATA)
+study: $(VENV)/.ready ## every study notebook, executed into reports/<data>-<scale>/
+	mkdir -p reports/$(DATA)-$(SCALE)
+	for n in nbs/[0-9]*.ipynb; do \
+	    $(BIN)/papermill $$n reports/$(DATA)-$(SCALE)/$$(basename $$n) -p scale $(SCALE) -p dataset $(DATA) || exit 1; \
+	done
 
 test: $(VENV)/.ready ## exported code is current; library notebooks; pytest
 	VENV=$(VENV) tests/run.sh

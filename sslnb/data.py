@@ -72,10 +72,10 @@ class Images:
         return replace(self, pixels=self.pixels.to(device), labels=self.labels.to(device))
 
     def __getitem__(self, index) -> "Images":
-        "The images at `index`: a slice (no copy), or a tensor, array or list of positions or booleans (a copy)."
+        "The images at `index`: a slice (a view), or a tensor, array or list of positions or booleans (a copy)."
         if not isinstance(index, slice): index = torch.as_tensor(index).to(self.labels.device)
         where = torch.arange(len(self), device=self.labels.device)[index]
-        if where.ndim != 1: raise DataError(f"{self.name}: index with a slice or a list of positions, not {index}")
+        if where.ndim != 1: raise DataError(f"{self.name}: index with a slice or a list, not {index}")
         return replace(self, pixels=self.pixels[index], labels=self.labels[index],
                        fingerprint=_digest(self.fingerprint, where.cpu().numpy()))
 
@@ -120,7 +120,7 @@ def mean_std(self: Images) -> tuple[Tensor, Tensor]:
 class _Content(NamedTuple):
     "A set before it is decoded."
     items: Sequence                    # file names or arrays, one an image
-    open: Callable[[Any], Image.Image]
+    read: Callable[[Any], Image.Image]
     labels: np.ndarray                 # int64
     classes: list[str]
     ids: list[int]                     # the official number of each class
@@ -190,7 +190,8 @@ def _tree(tree: Path, split: str) -> tuple[str, Callable[[], _Content]]:
 
 def _check_split(name, split: str, splits):
     "Stop at a split that is not there."
-    if split not in splits: raise DataError(f"{name} has no split {split!r}, only {', '.join(splits) or 'none'}")
+    known = ", ".join(splits) or "none"
+    if split not in splits: raise DataError(f"{name} has no split {split!r}; it has: {known}")
 
 def _tree_content(tree: Path, files: dict, classes: list[str], labelled: bool) -> _Content:
     "The files with their labels, all -1 in a split without any."
@@ -228,17 +229,17 @@ def _published(name: str, split: str, root: Path) -> _Content:
     if name == "stl10": return _arrays(data.data.transpose(0, 2, 3, 1), data.labels, data.classes)
     return _arrays(data.data, data.targets, data.classes)
 
-def _arrays(pixels: np.ndarray, labels, classes, open=Image.fromarray) -> _Content:
+def _arrays(pixels: np.ndarray, labels, classes, read=Image.fromarray) -> _Content:
     "A set that is in memory already: N×H×W or N×H×W×C, with all of its classes."
-    return _Content(pixels, open, np.array(labels, np.int64), list(classes), list(range(len(classes))))
+    return _Content(pixels, read, np.array(labels, np.int64), list(classes), list(range(len(classes))))
 
 def _mnist(name: str, split: str, root: Path) -> _Content:
     "MNIST, from its idx files."
-    folder, part = root / ARCHIVES[name][1], {"train": "train", "test": "t10k"}[split]
-    pixels = _idx(folder / f"{part}-images-idx3-ubyte", read_image_file).numpy()
-    labels = _idx(folder / f"{part}-labels-idx1-ubyte", read_label_file).numpy()
+    raw, part = root / ARCHIVES[name][1], {"train": "train", "test": "t10k"}[split]
+    pixels = _idx(raw / f"{part}-images-idx3-ubyte", read_image_file).numpy()
+    labels = _idx(raw / f"{part}-labels-idx1-ubyte", read_label_file).numpy()
     if len(pixels) != len(labels):
-        raise DataError(f"{folder}: {len(pixels)} {part} images but {len(labels)} labels; get MNIST again")
+        raise DataError(f"{raw}: {len(pixels)} {part} images but {len(labels)} labels; get MNIST again")
     return _arrays(pixels, labels, "0123456789")
 
 def _idx(path: Path, read) -> Tensor:
@@ -257,7 +258,8 @@ def _drawn(name: str, split: str, size: int | None) -> tuple[str, Callable[[], _
     _check_split(name, split, _DRAWS)
     def content():
         n, seed = _DRAWS[split]
-        pixels, labels, classes = shapes.draw(n, seed, domain=name, size=size)
+        try: pixels, labels, classes = shapes.draw(n, seed, domain=name, size=size)
+        except ValueError as err: raise DataError(f"{name}: {err}") from err
         return _arrays(pixels.transpose(0, 2, 3, 1), labels, classes)
     return _digest(Path(shapes.__file__).read_text()), content
 
@@ -270,7 +272,7 @@ def _digits(split: str) -> tuple[str, Callable[[], _Content]]:
         test = np.isin(np.arange(1797), _stratified(torch.tensor(found.target), 360, seed=0))
         mine = test if split == "test" else ~test
         pixels = np.round(found.images[mine] * (255 / 16)).astype(np.uint8)
-        return _arrays(pixels, found.target[mine], "0123456789", open=_enlarge)
+        return _arrays(pixels, found.target[mine], "0123456789", read=_enlarge)
     return "digits", content
 
 def _enlarge(digit: np.ndarray) -> Image.Image:
@@ -305,7 +307,7 @@ def _decoded(content: _Content, size: int | None):
     with ThreadPoolExecutor() as pool:
         for i in range(0, len(content.items), 512):
             items = content.items[i:i + 512]
-            block = list(pool.map(lambda item: _pixels(content.open(item), size), items))
+            block = list(pool.map(lambda item: _pixels(content.read(item), size), items))
             shape = shape or block[0].shape
             for item, a in zip(items, block): _check_shape(a.shape, shape, item, content.items[0])
             yield np.ascontiguousarray(np.stack(block))
@@ -328,7 +330,7 @@ def _check_labels(content: _Content, name: str):
     "Stop at labels that are no class."
     labels, k = content.labels, len(content.classes)
     for i in np.flatnonzero((labels < -1) | (labels >= k)):
-        raise DataError(f"{name}: image {i} has label {labels[i]}, but there are {k} classes; get the set again")
+        raise DataError(f"{name}: image {i} has label {labels[i]} of {k} classes; get the set again")
 
 def _sync(path: Path):
     "Wait until a file or folder is on the disk."
@@ -398,9 +400,9 @@ def _missing(name: str, root: Path) -> DataError:
     "What to say about a set that is not there."
     layout = root / name / "<split>" / "<class>" / "<file>"
     if name in ARCHIVES:
-        return DataError(f"{name} is not there: no {layout}, no {root / ARCHIVES[name][1]}. `make data` unpacks it "
-                         f"where its pack is at hand; load({name!r}, download=True) downloads it")
-    known, there = ", ".join((*DRAWN, "digits", *ARCHIVES)), ", ".join(_trees(root)) or "nothing (try `make data`)"
+        return DataError(f"{name} is not there: no {layout}, no {root / ARCHIVES[name][1]}. `make data` unpacks "
+                         f"it where its pack is at hand; load({name!r}, download=True) downloads it")
+    known, there = ", ".join((*DRAWN, "digits", *ARCHIVES)), ", ".join(_trees(root)) or "nothing"
     return DataError(f"no set called {name!r}, and no {layout}. Known: {known}; under {root}: {there}; "
                      f"any other folder: folder:PATH")
 
@@ -442,8 +444,8 @@ def load(name: str, split: str = "train", root: str | Path | None = None, size: 
 
     `name`: shapes, shapes-b, shapes-20, digits, mnist, cifar10, cifar100, stl10, a folder below `root` with
     `<split>/<class>/<file>`, or `folder:PATH` for such a folder elsewhere. `root`: SSLNB_DATA, or the project's
-    `data/`. `size`: bring every image to size×size. `classes`: official ids of the classes to keep, renumbered in
-    that order. `download`: fetch a published set that is not there. `DataError` for anything missing or damaged.
+    `data/`. `size`: bring every image to size×size. `classes`: official ids of the classes to keep, renumbered
+    in that order. `download`: fetch a published set that is not there. `DataError`: anything missing or damaged.
     """
     root = (Path(root) if root else folder("SSLNB_DATA", "data")).expanduser().absolute()
     if size is not None and size < 1: raise DataError(f"size={size}: a number of pixels, 1 or more")
@@ -453,6 +455,6 @@ def load(name: str, split: str = "train", root: str | Path | None = None, size: 
         tree = Path(name[7:]).expanduser().resolve()
         title, key = f"folder:{tree.name}", f"folder-{tree.name}-{_digest(str(tree))[:8]}"
     place = root / "cache" / (f"{key}-{split}-{size}" if size else f"{key}-{split}")
-    stamp = _digest(_FORMAT, name, split, size, stamp)
+    stamp = _digest(_FORMAT, key, split, size, stamp)
     images, ids = _cached(place, stamp, content, size, f"{title}/{split}")
     return images if classes is None else _choose(images, ids, classes)

@@ -129,12 +129,16 @@ def evaluate(encoder: Encoder, train: Images, test: Images, *, seed: int = 0, st
     x, x_test = features(encoder, train, stage), features(encoder, test, stage)
     return score(x, train.labels.cpu(), x_test, test.labels.cpu(), seed=seed)
 
+def _images_key(train, test, seed):
+    return {"train": train.fingerprint, "test": test.fingerprint, "seed": seed}
+
 def evaluate_run(run: Run, step: int, train: Images, test: Images, *, seed: int = 0, stage: int = -1) -> dict[str, float]:
     "`evaluate` of the encoder of `run` after `step` steps; remembered."
-    key = {"evaluate": run.hash, "step": step, "train": train.fingerprint, "test": test.fingerprint, "seed": seed, "stage": stage}
+    key = {"evaluate": run.hash, "step": step, "stage": stage} | _images_key(train, test, seed)
     return remember(key, lambda: evaluate(load_encoder(run, step), train, test, seed=seed, stage=stage))
 
 def evaluate_pixels(train: Images, test: Images, *, seed: int = 0) -> dict[str, float]:
     "`score` of the raw pixels; remembered."
-    key = {"evaluate": "raw pixels", "train": train.fingerprint, "test": test.fingerprint, "seed": seed}
-    return remember(key, lambda: score(raw_pixels(train), train.labels.cpu(), raw_pixels(test), test.labels.cpu(), seed=seed))
+    x, x_test = raw_pixels(train), raw_pixels(test)
+    return remember({"evaluate": "raw pixels"} | _images_key(train, test, seed),
+                    lambda: score(x, train.labels.cpu(), x_test, test.labels.cpu(), seed=seed))

@@ -40,32 +40,42 @@ def record(values: dict[str, float], *, paper: str, item: str, method: str, data
            setting: dict | None = None, n: int | None = None, run: Run | None = None):
     """Write one record per metric of `values`; `n` is the number of test images, `run` where the encoder came from. A
     record of the same `KEY` is replaced. Two processes may write at once. `SettingError` for a metric without a unit."""
-    if unknown := set(values) - set(UNITS): raise SettingError(f"no unit is known for {', '.join(unknown)}: add it to report.UNITS")
+    unknown = ", ".join(set(values) - set(UNITS))
+    if unknown: raise SettingError(f"no unit is known for {unknown}: add it to report.UNITS")
     origin = {"seconds": math.nan, **provenance(best_device()), **({} if run is None else run.provenance)}
     rows = [{"paper": paper, "item": item, "dataset": dataset, "scale": scale, "method": method, "seed": seed,
              "setting": setting_text(setting or {}), "metric": metric, "value": value, "unit": UNITS[metric], "n": n,
              "run": run.hash if run else "", **{k: origin[k] for k in COLUMNS[-4:]}} for metric, value in values.items()]
+    _store(pd.DataFrame(rows, columns=COLUMNS))
+
+def _store(new: pd.DataFrame, same: list[str] = KEY):
+    "Add records of one paper, data set and scale; what equals one of them in the columns `same` makes way."
+    paper, dataset, scale = new.iloc[0][["paper", "dataset", "scale"]]
     path = reports() / "records" / f"{paper}-{slug(dataset)}-{slug(scale)}.csv"
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_name(f".{path.name}.lock")):
-        table = pd.concat([read_records(path), pd.DataFrame(rows, columns=COLUMNS)]) if path.exists() else pd.DataFrame(rows, columns=COLUMNS)
-        table = table.drop_duplicates(KEY, keep="last").sort_values(KEY)
-        with replacing(path) as part: table.to_csv(part, index=False, float_format="%.6g")
+        if path.exists():
+            old, gone = read_records(path), pd.MultiIndex.from_frame(new[same])
+            new = pd.concat([old[~pd.MultiIndex.from_frame(old[same]).isin(gone)], new])
+        with replacing(path) as part: new.sort_values(KEY).to_csv(part, index=False, float_format="%.6g")
 
 def read_records(path: Path) -> pd.DataFrame:
     "The records of one file."
-    return pd.read_csv(path, dtype={"seed": int, "run": str, "setting": str, "commit": str, "n": "Int64"}, keep_default_na=False, na_values={"value": ["", "nan"], "seconds": [""], "n": [""]})
+    empty = {"value": [""], "seconds": [""], "n": [""]}
+    return pd.read_csv(path, dtype={"seed": int, "n": "Int64"} | dict.fromkeys(["run", "setting", "commit"], str),
+                       keep_default_na=False, na_values=empty)
 
 def records(**where) -> pd.DataFrame:
-    "All records whose columns equal `where`, with the entries of `setting` as columns of their own, too."
+    "All records, with the entries of `setting` as columns of their own, whose columns equal `where`."
     tables = [read_records(p) for p in sorted((reports() / "records").glob("*.csv"))]
-    table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=COLUMNS)
-    for column, value in where.items(): table = table[table[column] == value]
-    return spread(table)
+    table = spread(pd.concat(tables, ignore_index=True)) if tables else pd.DataFrame(columns=COLUMNS)
+    for column, value in where.items():
+        table = table[table[column] == value] if column in table else table.iloc[:0]
+    return table
 
 def spread(table: pd.DataFrame) -> pd.DataFrame:
     "The table with the entries of its JSON column `setting` as further columns."
-    entries = pd.DataFrame([json.loads(s) for s in table["setting"]], index=table.index)
+    entries = pd.DataFrame([json.loads(s) for s in table["setting"]], index=table.index).convert_dtypes()
     return table.join(entries[[c for c in entries if c not in table]])
 
 # %% ../nbs/lib/report.ipynb #446c285b
@@ -94,10 +104,13 @@ def margins(a: pd.DataFrame, b: pd.DataFrame, on: list[str] = ["seed"]) -> pd.Se
     return (both.value_a - both.value_b).groupby(both.seed).mean()
 
 def record_claim(claim: str, values: pd.Series, *, dataset: str, scale: str, method: str, setting: dict | None = None):
-    "Record the margins (index: seed) on which the verdict about `claim` (such as \"R4\") rests."
-    paper = claims().loc[claim, "paper"]
-    for seed, value in values.items():
-        record({"margin": value}, paper=paper, item=claim, method=method, dataset=dataset, scale=scale, seed=int(seed), setting=setting)
+    """Record the margins (index: seed) on which the verdict about `claim` (such as "R4") rests. They replace all margins
+    of that claim, method and setting, so that no seed of an earlier, other run is counted."""
+    rows = pd.DataFrame({"seed": values.index.astype(int), "value": values.to_numpy()}).assign(
+        paper=claims().loc[claim, "paper"], item=claim, dataset=dataset, scale=scale, method=method,
+        setting=setting_text(setting or {}), metric="margin", unit=UNITS["margin"], n=pd.NA, run="", seconds=math.nan,
+        **provenance(best_device()))
+    _store(rows[COLUMNS], [k for k in KEY if k != "seed"])
 
 def claims() -> pd.DataFrame:
     "All claims of the five papers, by key: paper, where, text."
@@ -113,7 +126,7 @@ def verdicts(names: list[str], dataset: str, scale: str) -> pd.DataFrame:
         if parts:
             points = [evidence(low, high) for _, low, high in parts]
             whole = next((p for p in ("against", "unclear") if p in points), "for")
-            text = "; ".join(f"{m:+.3f} [{low:+.3f}, {high:+.3f}]" for m, low, high in parts)
+            text = "; ".join("{:+.3f} [{:+.3f}, {:+.3f}]".format(*part) for part in parts)
             row |= {"margin": text.replace("inf", "∞"), "evidence": whole, "verdict": verdict(whole, scale)}
         rows.append(row)
     return pd.DataFrame(rows).set_index("claim")
@@ -123,12 +136,14 @@ def reported(paper: str, item: str) -> pd.DataFrame:
     "The numbers that table `item` of `paper` reports. `SettingError` if there is no such table."
     table = pd.read_csv(ROOT / "data" / "reported.csv", keep_default_na=False)
     found = table[(table.paper == paper) & (table.item == item)]
-    if found.empty: raise SettingError(f"no numbers of {paper!r}, {item!r}; there are: {', '.join(sorted({f'{p} {i}' for p, i in zip(table.paper, table.item)}))}")
+    known = ", ".join(sorted(set(table.paper + " " + table.item)))
+    if found.empty: raise SettingError(f"no numbers of {paper!r}, {item!r}; there are: {known}")
     return found
 
 def _number_verdict(paper, values, tolerance, scale):
     _, low, high = interval(values)
-    inside, outside = abs(low - paper) <= tolerance and abs(high - paper) <= tolerance, low > paper + tolerance or high < paper - tolerance
+    inside = paper - tolerance <= low and high <= paper + tolerance
+    outside = low > paper + tolerance or high < paper - tolerance
     return verdict("for" if inside else "against" if outside else "unclear", scale)
 
 def compare(paper: str, item: str, scale: str, tolerance: float = 0.02) -> pd.DataFrame:
@@ -138,7 +153,8 @@ def compare(paper: str, item: str, scale: str, tolerance: float = 0.02) -> pd.Da
     for r in reported(paper, item).itertuples():
         same = (ours.dataset == r.dataset) & (ours.method == r.method) & (ours.metric == r.metric) & (ours.setting == r.setting)
         v = ours[same].value
-        rows.append({"row": r.row, "column": r.column, "paper": r.value,
-                     "ours": f"{v.mean():.3f} ± {v.std():.3f} ({len(v)})" if len(v) else "", "Δ": f"{v.mean() - r.value:+.3f}" if len(v) else "",
-                     "verdict": _number_verdict(r.value, v, tolerance, scale) if len(v) else "not run"})
+        row = {"row": r.row, "column": r.column, "paper": r.value, "ours": "", "Δ": "", "verdict": "not run"}
+        if len(v): row |= {"ours": f"{v.mean():.3f} ± {v.std():.3f} ({len(v)})", "Δ": f"{v.mean() - r.value:+.3f}",
+                           "verdict": _number_verdict(r.value, v, tolerance, scale)}
+        rows.append(row)
     return pd.DataFrame(rows)

@@ -53,8 +53,9 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
 @functools.cache
 def commit() -> str:
     "The git commit of the project, with a + where files differ from it; `unknown` outside a checkout."
-    git = lambda *args: subprocess.run(["git", "-C", str(ROOT), *args], capture_output=True, text=True, check=True).stdout
-    try: return git("rev-parse", "--short=10", "HEAD").strip() + ("+" if git("status", "--porcelain", "-uno", "sslnb", "nbs") else "")
+    def git(*args):
+        return subprocess.run(["git", "-C", str(ROOT), *args], capture_output=True, text=True, check=True).stdout.strip()
+    try: return git("rev-parse", "--short=10", "HEAD") + ("+" if git("status", "--porcelain", "-uno", "sslnb") else "")
     except (OSError, subprocess.CalledProcessError): return "unknown"
 
 def device_name(device: torch.device) -> str:
@@ -64,7 +65,8 @@ def device_name(device: torch.device) -> str:
 
 def provenance(device: torch.device) -> dict:
     "What stands beside every number: commit, versions, device."
-    versions = f"sslnb {__version__}, torch {torch.__version__}, torchvision {torchvision.__version__}, Python {platform.python_version()}"
+    versions = (f"sslnb {__version__}, torch {torch.__version__}, torchvision {torchvision.__version__}, "
+                f"Python {platform.python_version()}")
     return {"commit": commit(), "versions": versions, "device": device_name(device)}
 
 # %% ../nbs/lib/runs.ipynb #0591cf63

@@ -8,7 +8,6 @@ __all__ = ['parameters', 'scale_table', 'style', 'save_figure']
 # %% ../nbs/lib/study.ipynb #4df0fb24
 import ast
 from pathlib import Path
-from typing import get_type_hints
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -26,7 +25,7 @@ def _injected(history: list[str]) -> set[str]:
 def parameters(namespace: dict, scales: dict[str, dict]) -> dict:
     """The notebook's parameters (from its `globals()`), checked and completed by the table of its `scale`. `SettingError`
     for an unknown name, a wrong type or an unknown scale."""
-    hints = {k: v for k, v in get_type_hints(type("cell", (), {"__annotations__": namespace["__annotations__"]})).items()}
+    hints = namespace["__annotations__"]
     unknown = _injected(namespace.get("In", [])) - set(hints)
     if unknown: raise SettingError(f"no parameter is called {', '.join(sorted(unknown))}; there are: {', '.join(hints)}")
     given = checked({k: (hint, ...) for k, hint in hints.items()}, {k: namespace[k] for k in hints}, "this notebook")

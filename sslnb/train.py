@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Count', 'PretrainConfig', 'resolve', 'batch_index', 'learning_rate', 'make_optimizer', 'Diverged', 'Training',
-           'pretrain', 'summary', 'load_encoder', 'seconds_until', 'pretrain_all']
+           'pretrain', 'pretrain_all', 'load_encoder', 'seconds_until']
 
 # %% ../nbs/lib/train.ipynb #0f4504a4
 import functools, math, time, warnings
@@ -57,8 +57,9 @@ def resolve(config: PretrainConfig, device: torch.device) -> tuple[PretrainConfi
     "`config` with nothing left open for `device`, and its images. `SettingError` where the parts do not fit together."
     images = _load(config.dataset, config.split, size=config.size)
     if config.fingerprint not in (None, images.fingerprint):
-        raise SettingError(f"{config.dataset} has the fingerprint {images.fingerprint}, not {config.fingerprint}: other images")
-    if config.batch_size > len(images): raise SettingError(f"batch_size = {config.batch_size}: {images.name} has {len(images)} images")
+        raise SettingError(f"{images.name} has fingerprint {images.fingerprint}, not {config.fingerprint}: other images")
+    if config.batch_size > len(images):
+        raise SettingError(f"batch_size = {config.batch_size}: {images.name} has {len(images)} images")
     if any(not 0 <= s <= config.steps for s in config.save_at):
         raise SettingError(f"save_at = {config.save_at}: steps lie between 0 and {config.steps}")
     return replace(config, fingerprint=images.fingerprint, save_at=tuple(sorted({*config.save_at, config.steps})),
@@ -116,8 +117,8 @@ class Training:
 
     def check_finite(self):
         "`Diverged` if any loss so far is NaN or infinite. (Not at every step: asking makes a GPU wait.)"
-        bad = (~self.losses[:self.step].isfinite()).nonzero()
-        if len(bad): raise Diverged(f"the loss is {self.losses[bad[0]].item()} at step {bad[0].item()} of {to_json(self.config)}")
+        bad = (~self.losses[:self.step].isfinite()).nonzero().flatten().tolist()
+        if bad: raise Diverged(f"the loss is {self.losses[bad[0]].item()} at step {bad[0] + 1} of {to_json(self.config)}")
 
     def save(self, path: Path):
         "All of the state."
@@ -181,25 +182,21 @@ def _finish(run, training):
     losses = training.losses.tolist()
     run.finish(pd.DataFrame({"step": range(1, len(losses) + 1), "loss": losses}), about)
 
-def pretrain(config: PretrainConfig, *, store: Path | None = None, device: torch.device | None = None,
-             bar: Progress | None = None, save_every: float = 30.0) -> Run:
-    """The run of `config`: from the store if it is there, trained (or its training continued) if not. The state is saved
-    every `save_every` seconds. Errors: `SettingError` (configuration), `data.DataError` (images), `Diverged`."""
+def _find_or_train(config, bar, store=None, device=None, save_every=30.0) -> tuple[Run, bool]:
+    "The run of `config`, and whether it had to be trained."
     device = device or best_device()
     config, images = resolve(config, device)
     run = Run(config, store)
-    own = bar or Progress(config.steps, f"{config.method} on {config.dataset}")
     with run.lock():
-        fresh = not _is_finished(run)
-        if fresh:
-            with replacing(run.folder / "config.json") as part: part.write_text(to_json(config))
-            training = Training(config, images, device)
-            _restore(run, training)
-            _train(run, training, own, save_every)
-            _finish(run, training)
-        else: own.update(config.steps)
-    if bar is None: own.close(summary([run], fresh))
-    return run
+        if _is_finished(run):
+            bar.update(config.steps)
+            return run, False
+        with replacing(run.folder / "config.json") as part: part.write_text(to_json(config))
+        training = Training(config, images, device)
+        _restore(run, training)
+        _train(run, training, bar, save_every)
+        _finish(run, training)
+        return run, True
 
 def _is_finished(run) -> bool:
     if not run.provenance_file.exists(): return False
@@ -209,11 +206,20 @@ def _is_finished(run) -> bool:
         run.provenance_file.unlink()
         return False
 
-def summary(runs: list[Run], n_trained: int) -> str:
-    "What was done, in a sentence."
-    took = sum(r.provenance["seconds"] for r in runs)
-    what = f"{runs[0].config.method} on {runs[0].config.dataset}" if len(runs) == 1 else f"{len(runs)} runs"
-    return f"{what}: {int(n_trained)} trained, {len(runs) - n_trained} from the store; {took:,.0f} s of training in all"
+def pretrain(config: PretrainConfig, **kwargs) -> Run:
+    """The run of `config`: from the store if it is there, trained (or its training continued) if not. By keyword: `store`
+    (a folder, default `runs.store()`), `device`, `save_every` (seconds between states saved, 30). Errors: `SettingError`
+    (configuration), `data.DataError` (images), `Diverged`."""
+    return pretrain_all([config], **kwargs)[0]
+
+def pretrain_all(configs: list[PretrainConfig], **kwargs) -> list[Run]:
+    "`pretrain` for each of `configs`, under one progress bar."
+    name = f"{configs[0].method} on {configs[0].dataset}" if len(configs) == 1 else f"{len(configs)} runs"
+    bar = Progress(sum(c.steps for c in configs), name)
+    runs, trained = zip(*[_find_or_train(c, bar, **kwargs) for c in configs])
+    took = sum(run.provenance["seconds"] for run in runs)
+    bar.close(f"{name}: {sum(trained)} trained, {len(runs) - sum(trained)} from the store; {took:,.0f} s of training in all")
+    return list(runs)
 
 # %% ../nbs/lib/train.ipynb #d6511506
 def load_encoder(run: Run, step: int | None = None, device: torch.device | None = None) -> models.Encoder:
@@ -231,11 +237,3 @@ def load_encoder(run: Run, step: int | None = None, device: torch.device | None 
 def seconds_until(run: Run, step: int) -> float:
     "Seconds of training that `run` took up to `step`."
     return load_tensors(run.encoder_file(step))[1]["seconds"]
-
-def pretrain_all(configs: list[PretrainConfig], **kwargs) -> list[Run]:
-    "`pretrain` for each of `configs`, under one progress bar."
-    bar = Progress(sum(c.steps for c in configs), f"{len(configs)} runs")
-    old = [r.provenance_file.exists() for r in (Run(resolve(c, best_device())[0], kwargs.get("store")) for c in configs)]
-    runs = [pretrain(c, bar=bar, **kwargs) for c in configs]
-    bar.close(summary(runs, old.count(False)))
-    return runs

@@ -1,0 +1,37 @@
+"Study notebooks as people run them: through papermill."
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+STUDY = sorted((ROOT / "nbs").glob("[0-9]*.ipynb"))
+
+
+def papermill(path, out, *parameters):
+    command = [sys.executable, "-m", "papermill", path, out, "--no-progress-bar", *parameters]
+    return subprocess.run(list(map(str, command)), capture_output=True, text=True, env=os.environ.copy())
+
+
+@pytest.mark.parametrize("path", STUDY, ids=lambda p: p.name)
+def test_runs_at_smoke_scale_and_leaves_nothing_untidy(path, tmp_path):
+    out = tmp_path / path.name
+    done = papermill(path, out, "-p", "scale", "smoke")
+    assert done.returncode == 0, done.stderr[-3000:]
+    nb = nbformat.read(out, as_version=4)
+    assert "widgets" not in nb.metadata
+    noise = [o for c in nb.cells for o in c.get("outputs", []) if o.get("name") == "stderr"]
+    assert not noise
+    figures = [o for c in nb.cells for o in c.get("outputs", []) if "image/png" in o.get("data", {})]
+    assert figures and (tmp_path / "reports" / "records").exists()
+
+
+@pytest.mark.parametrize("wrong, named", [(("-p", "step", "3"), "no parameter is called step"),
+                                          (("-p", "steps", "many"), "steps = 'many'"),
+                                          (("-p", "scale", "huge"), "choose one of smoke, quick, gpu, paper")])
+def test_a_wrong_parameter_is_an_error_that_names_it(wrong, named, tmp_path):
+    done = papermill(STUDY[0], tmp_path / "out.ipynb", *wrong)
+    assert done.returncode != 0 and "SettingError" in done.stderr and named in done.stderr

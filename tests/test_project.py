@@ -1,0 +1,73 @@
+"The project as a whole: one truth for settings, notebooks that can be shown."
+import ast
+import configparser
+import re
+import tomllib
+from pathlib import Path
+
+import nbformat
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+STUDY = sorted((ROOT / "nbs").glob("[0-9]*.ipynb"))
+LIBRARY = sorted((ROOT / "nbs" / "lib").glob("*.ipynb"))
+COMMITTED = [*STUDY, *LIBRARY, *(ROOT / "reports").glob("*/*.ipynb")]
+
+
+def settings():
+    config = configparser.ConfigParser(delimiters=["="])
+    config.read(ROOT / "settings.ini", encoding="utf-8")
+    return config["DEFAULT"]
+
+
+def test_nbdev_3_finds_the_same_settings_in_pyproject():
+    ini, table = settings(), tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["nbdev"]
+    for key, value in table.items():
+        plain = " ".join(value) if isinstance(value, list) else str(value)
+        assert ini[key] == plain, key
+    nbdev = {"nbs_path", "lib_path", "doc_path", "recursive", "tst_flags", "allowed_cell_metadata_keys", "put_version_in_init"}
+    assert set(table) == nbdev
+
+
+def test_version_is_written_once():
+    assert f'__version__ = "{settings()["version"]}"' in (ROOT / "sslnb" / "__init__.py").read_text()
+
+
+def test_every_pinned_requirement_has_a_range_or_pin_in_settings():
+    pins = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().split())
+    required = settings()["requirements"].split() + settings()["dev_requirements"].split()
+    for requirement in required:
+        assert re.split(r"[=<>]", requirement)[0] in pins, requirement
+
+
+def test_one_library_notebook_per_module():
+    modules = {p.stem for p in (ROOT / "sslnb").glob("*.py")} - {"__init__", "_modidx", "__main__"}
+    assert modules == {p.stem for p in LIBRARY}
+
+
+@pytest.mark.parametrize("path", COMMITTED, ids=lambda p: f"{p.parent.name}/{p.name}")
+def test_notebook_is_fit_to_be_shown(path):
+    assert path.stat().st_size < 1.5e6
+    nb = nbformat.read(path, as_version=4)
+    nbformat.validate(nb)
+    assert "widgets" not in nb.metadata
+    ids = [c.id for c in nb.cells]
+    assert len(ids) == len(set(ids))
+    for cell in nb.cells:
+        for output in cell.get("outputs", []):
+            assert output.output_type != "error" and output.get("name") != "stderr", (cell.id, output)
+
+
+@pytest.mark.parametrize("path", STUDY, ids=lambda p: p.name)
+def test_study_notebook_follows_the_template(path):
+    cells = nbformat.read(path, as_version=4).cells
+    code = [c for c in cells if c.cell_type == "code"]
+    assert [c for c in code if "parameters" in c.metadata.get("tags", [])] == code[:1], "parameters come first"
+    assert all(isinstance(node, ast.AnnAssign) for node in ast.parse(code[0].source).body), "typed assignments only"
+    assert all("  # " in line for line in code[0].source.splitlines()), "a comment each"
+    assert 30 <= len(cells) <= 60
+    assert not any("nbdev_export" in c.source or "#| export" in c.source for c in code)
+    long = [c.id for c in code[1:] if len(c.source.splitlines()) > 20]
+    assert not long, f"cells over 20 lines: {long}"
+    text = "\n".join(c.source for c in cells)
+    for part in ("You will learn", "Predict", "Verdict", "Summary", "Questions", "Exercises"): assert part.lower() in text.lower(), part
