@@ -18,7 +18,7 @@ from torch import Tensor
 
 from .augment import to_float
 from .core import rng
-from .data import Images
+from .data import Images, stratified
 from .models import Encoder, autocast, fast_precision
 from .runs import Run, remember
 from .train import load_encoder
@@ -52,13 +52,12 @@ class Probe(NamedTuple):
 
 RATES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
 
-def hold_out(labels: Tensor, fraction: float, *name) -> tuple[Tensor, Tensor]:
-    "Places of a random split by class: (the rest, `fraction` of every class, at least one image each)."
-    order = torch.randperm(len(labels), generator=rng(*name))
-    held = torch.cat([(o := order[labels[order] == k])[:max(1, round(fraction * len(o)))] for k in labels.unique()])
+def hold_out(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
+    "Positions in a stratified random split: (the rest, `fraction` of them held out)."
+    held = stratified(labels, max(1, round(fraction * len(labels))), seed)
     rest = torch.ones(len(labels), dtype=torch.bool)
     rest[held] = False
-    return rest.nonzero()[:, 0], held
+    return rest.nonzero().flatten(), held
 
 def _sgd(x, y, n_classes, rates, epochs, batch_size, *name):
     "Weights R×D×C and biases R×1×C of one classifier per rate."
@@ -83,7 +82,7 @@ def linear_probe(x: Tensor, y: Tensor, x_test: Tensor, *, seed: int = 0, epochs:
     the SSL papers (momentum 0.9, cosine, no weight decay, no augmentation); the rate is chosen on a tenth of `x`."""
     mean, std = x.mean(0), x.std(0) + 1e-6
     x, x_test = (x - mean) / std, (x_test - mean) / std
-    fit, held = hold_out(y, 0.1, seed, "probe")
+    fit, held = hold_out(y, 0.1, seed)
     n_classes = int(y.max()) + 1
     w, b = _sgd(x[fit], y[fit], n_classes, rates, epochs, batch_size, seed, "probe", "order")
     accuracy = ((x[held] @ w + b).argmax(2) == y[held]).float().mean(1)

@@ -222,24 +222,24 @@ class Domain:
     figures: int = 10            # the first so many of FIGURES are its classes
     size: int = 32               # pixels, unless asked otherwise
     scale: tuple = (.5, .95)     # half the figure's height
-    roam: float = .8             # how far figures stray from the middle: 0 not at all, 1 as far as they fit
+    roam: float = .9             # how far figures stray from the middle: 0 not at all, 1 as far as they fit
     turn: float = .13            # tangent of half the largest tilt: 15 degrees
-    sky: tuple = (.4, .9, 0, .1)
-    ground: tuple = (.3, .8, 0, .1)
-    paint: tuple = (.05, .9, 0, .25)
+    sky: tuple = (.45, .92, -.03, .05)
+    ground: tuple = (.27, .74, -.03, .05)
+    paint: tuple = (.05, .95, -.03, .13)
     contrast: tuple = (.2, .45)  # least difference in brightness between figure and background
-    clear: tuple = (.1, 3)       # visibility in the mist; what is above 1 counts as 1
+    clear: tuple = (.1, 3)      # visibility in the mist; what is above 1 counts as 1
     texture: float = .6          # strength of stripes
     checks: bool = False         # checks instead of stripes
     light: float = .2            # how much brighter the top of a figure is than its middle
-    rough: float = .25           # strength of clouds and bumps
+    rough: float = .35           # strength of clouds and bumps
     clutter: tuple = (1, 1)      # small things behind and in front
-    grain: float = .04           # pixel noise, on average
+    grain: float = .035           # pixel noise, on average
 
 DOMAINS = {
     "shapes": Domain(),
-    "shapes-b": Domain(size=48, scale=(.4, .85), sky=(.3, .9, .12, .1), ground=(.2, .75, -.08, .12),
-                       paint=(0, .9, .05, .25), checks=True, rough=.45, clutter=(3, 1), grain=.02),
+    "shapes-b": Domain(size=48, scale=(.4, .85), sky=(.45, .95, .1, .05), ground=(.2, .7, .1, .05),
+                       paint=(0, 1, .1, .13), checks=True, rough=.6, clutter=(3, 1), grain=.02),
     "shapes-20": Domain(figures=20)}
 
 # %% ../nbs/lib/shapes.ipynb #b1ecda9c
@@ -342,7 +342,7 @@ def draw(n: int, seed: int, domain: str = "shapes", size: int | None = None):
     if size < 8: raise ValueError(f"size = {size}: a figure needs at least 8 pixels")
     order, throws, grain = (RandomState([seed, stream]) for stream in range(3))
     labels = (np.arange(n) % D.figures)[np.argsort(order.random_sample(n), kind="stable")]
-    pixels, step = np.empty((n, 3, size, size), np.uint8), max(1, 2**18 // size**2)
+    pixels, step = np.empty((n, 3, size, size), np.uint8), max(1, (1 << 18) // (size * size))
     for i in range(0, n, step):
         chunk = labels[i:i + step]
         image = picture(chunk, throws.random_sample((len(chunk), THROWS)), size, D)

@@ -71,7 +71,10 @@ def resolve(config: PretrainConfig, device: torch.device) -> tuple[PretrainConfi
 def batch_index(step: int, n: int, batch_size: int, seed: int) -> Tensor:
     "The places (batch_size) of the images of `step` (from 0) among `n` images."
     epoch, place = divmod(step, n // batch_size)
-    return torch.randperm(n, generator=rng(seed, "order", epoch))[place * batch_size:][:batch_size]
+    return _order(n, seed, epoch)[place * batch_size:][:batch_size]
+
+@functools.lru_cache(2)
+def _order(n, seed, epoch): return torch.randperm(n, generator=rng(seed, "order", epoch))
 
 def learning_rate(step: int, c: PretrainConfig) -> float:
     "The rate of `step` (from 0): linear warm-up, then constant or half a cosine down to 0."

@@ -11,7 +11,8 @@ from sslnb.core import rng
 def measure(args) -> dict:
     "Seconds of the first compiled step, and of later steps with and without compiling."
     plain, compiled = (simclr(args.encoder, args.batch, args.device, compile=c) for c in (False, True))
-    views = augment(plain.images.pixels[:args.batch].repeat(2, 1, 1, 1), plain.config.augment, rng("views", device=args.device))
+    pixels = plain.images.pixels[:args.batch].repeat(2, 1, 1, 1)
+    views = augment(pixels, plain.config.augment, rng("views", device=args.device))
     def steps(training, n):
         for _ in range(n): update(training, views)
         return n
@@ -31,15 +32,16 @@ def row(about: str, found: dict) -> dict:
 def main():
     parser = options(__doc__)
     parser.add_argument("--encoder", default="small")
-    parser.add_argument("--child", action="store_true", help="print one measurement as JSON (what this script calls itself for)")
+    parser.add_argument("--child", action="store_true", help="one measurement, as JSON: this script calls itself")
     args = parser.parse_args()
     if args.child: return print(json.dumps(measure(args)))
     if not any(map(shutil.which, (os.environ.get("CXX", ""), "g++", "clang++", "c++"))):
         return print("Skipped: torch.compile needs a C++ compiler (g++ or clang++), and this machine has none.")
     with tempfile.TemporaryDirectory() as cache:  # a process of its own each time: empty cache, then the filled one
-        call = lambda: json.loads(subprocess.run([sys.executable, *sys.argv, "--child"], stdout=subprocess.PIPE, check=True,
-                                                 env=os.environ | {"TORCHINDUCTOR_CACHE_DIR": cache}).stdout)
-        found = [row(about, call()) for about in ("empty", "filled")]
+        env = os.environ | {"TORCHINDUCTOR_CACHE_DIR": cache}
+        command = [sys.executable, *sys.argv, "--child"]
+        call = lambda: subprocess.run(command, stdout=subprocess.PIPE, check=True, env=env).stdout
+        found = [row(about, json.loads(call())) for about in ("empty", "filled")]
     show("compile", found, args, encoder=args.encoder)
 
 

@@ -46,7 +46,8 @@ def contenders(training, plain, args) -> dict:
 
 def row(name: str, times: list[float], ours: float, total: int, args) -> dict:
     speed = total / median(times) / 1e12
-    goal = {"ready-made: the network alone": "≥ 0.95", "lightly + DataLoader": "≥ 3" if args.encoder == "small" else "≥ 2"}
+    goal = {"ready-made: the network alone": "≥ 0.95",
+            "lightly + DataLoader": "≥ 3" if args.encoder == "small" else "≥ 2"}
     return {"views from": name, "ms/step (min–max)": ms(times), "images/s": f"{args.batch / median(times):,.0f}",
             "sslnb's speed / its": f"{median(times) / ours:.2f}", "goal": goal.get(name, ""), "TFLOP/s": f"{speed:.3g}",
             } | ({"of peak": f"{speed / args.peak_tflops:.0%}"} if args.peak_tflops else {})
@@ -62,7 +63,8 @@ def main():
     training = simclr(args.encoder, args.batch, args.device)
     works, total = contenders(training, simclr(args.encoder, args.batch, args.device, precision="fp32"), args)
     times = take_turns(works, args.rounds, args.device)
-    show(f"pipeline-{args.encoder}", [row(name, t, median(times["sslnb"]), total, args) for name, t in times.items()], args,
+    rows = [row(name, t, median(times["sslnb"]), total, args) for name, t in times.items()]
+    show(f"pipeline-{args.encoder}", rows, args,
          precision=training.config.precision, workers=args.workers, rounds=args.rounds, steps=args.steps)
 
 

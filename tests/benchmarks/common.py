@@ -65,7 +65,8 @@ def take_turns(contenders: dict[str, Callable[[], int]], rounds: int, device: to
     for work in contenders.values(): seconds(work, device)
     names, found = list(contenders), {name: [] for name in contenders}
     for r in range(rounds):
-        for name in names[r % len(names):] + names[:r % len(names)]: found[name].append(seconds(contenders[name], device))
+        turn = r % len(names)
+        for name in names[turn:] + names[:turn]: found[name].append(seconds(contenders[name], device))
     return found
 
 
