@@ -43,13 +43,13 @@ def shift_boxes(n: int, pad: int, side: int, generator: Generator) -> Tensor:
 # %% ../nbs/lib/augment.ipynb #09852d3f
 def resample(x: Tensor, boxes: Tensor, flip: Tensor, padding: str = "border") -> Tensor:
     "The boxes of the float images `x` (N C H W), brought back to H×W; mirrored where `flip` is true. Bilinear."
-    centre, size = boxes[:, :2] * 2 - 1, boxes[:, 2:]
-    theta = x.new_zeros(len(x), 2, 3)
-    theta[:, 0, 0] = torch.where(flip, -size[:, 0], size[:, 0])
-    theta[:, 1, 1] = size[:, 1]
-    theta[:, :, 2] = centre
-    grid = F.affine_grid(theta, x.shape, align_corners=False)
-    return F.grid_sample(x, grid, padding_mode=padding, align_corners=False)
+    n, _, h, w = x.shape
+    centre, size = boxes[:, :2] * 2 - 1, boxes[:, 2:]  # from 0…1 to the -1…1 of grid_sample
+    width = torch.where(flip, -size[:, 0], size[:, 0])
+    xs, ys = ((torch.arange(k, device=x.device) * 2 + 1) / k - 1 for k in (w, h))  # centres of the pixels
+    across = (centre[:, :1] + width[:, None] * xs)[:, None].expand(n, h, w)
+    down = (centre[:, 1:] + size[:, 1:] * ys)[:, :, None].expand(n, h, w)
+    return F.grid_sample(x, torch.stack([across, down], 3), padding_mode=padding, align_corners=False)
 
 # %% ../nbs/lib/augment.ipynb #9369a49d
 LUMA = torch.tensor([0.299, 0.587, 0.114])  # ITU-R BT.601, as torchvision

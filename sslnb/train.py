@@ -105,15 +105,19 @@ class Training:
         self.step, self.seconds, self.losses = 0, 0.0, torch.zeros(config.steps, device=self.device)
 
     def take_step(self):
-        "One update of the weights."
-        c, index = self.config, batch_index(self.step, len(self.images), self.config.batch_size, self.config.seed)
-        index = index.to(self.device)
+        "One step: its images, their views, an update of the weights."
+        c, step = self.config, self.step
+        index = batch_index(step, len(self.images), c.batch_size, c.seed).to(self.device)
         batch = Batch(self.images.pixels[index], self.images.labels[index], index)
-        views = self.method.views(batch, c.augment, rng(c.seed, "views", self.step, device=self.device))
-        with models.autocast(c.precision, self.device): loss = self.method.loss(views, batch)
+        views = self.method.views(batch, c.augment, rng(c.seed, "views", step, device=self.device))
+        self.update(views, batch)
+
+    def update(self, views, batch: Batch):
+        "The network's part of a step: loss, gradients, new weights."
+        with models.autocast(self.config.precision, self.device): loss = self.method.loss(views, batch)
         self.optimizer.zero_grad()
         loss.backward()
-        for group in self.optimizer.param_groups: group["lr"] = learning_rate(self.step, c)
+        for group in self.optimizer.param_groups: group["lr"] = learning_rate(self.step, self.config)
         self.optimizer.step()
         self.losses[self.step] = loss.detach()
         self.step += 1

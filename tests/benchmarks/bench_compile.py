@@ -14,7 +14,7 @@ def measure(args) -> dict:
     pixels = plain.images.pixels[:args.batch].repeat(2, 1, 1, 1)
     views = augment(pixels, plain.config.augment, rng("views", device=args.device))
     def steps(training, n):
-        for _ in range(n): update(training, views)
+        for _ in range(n): training.update(views, None)
         return n
     first = seconds(lambda: steps(compiled, 1), args.device)
     return {"first": first} | take_turns({"plain": lambda: steps(plain, 4), "compiled": lambda: steps(compiled, 4)},

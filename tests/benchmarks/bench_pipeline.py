@@ -32,13 +32,13 @@ def contenders(training, plain, args) -> dict:
     loader = DataLoader(Pictures(args.steps * args.batch), args.batch, shuffle=True, num_workers=args.workers,
                         persistent_workers=True, pin_memory=args.device.type == "cuda")
     def alone():
-        for _ in range(args.steps): update(training, ready)
+        for _ in range(args.steps): training.update(ready, None)
         return args.steps
     def sslnb():
         for _ in range(args.steps): training.take_step()
         return args.steps
     def lightly(trained):
-        for views in loader: update(trained, torch.cat(views).to(args.device, non_blocking=True))
+        for views in loader: trained.update(torch.cat(views).to(args.device, non_blocking=True), None)
         return args.steps
     return {"ready-made: the network alone": alone, "sslnb": sslnb, "lightly + DataLoader": partial(lightly, training),
             "lightly + DataLoader, fp32": partial(lightly, plain)}, flops(training, ready)

@@ -3,22 +3,22 @@ import torch  # before sslnb, here only: each child is to have exactly the setti
 
 import json, os, subprocess, sys, time
 from contextlib import contextmanager
-from statistics import median
 
 from common import ms, options, seconds, show, simclr
 
 NAMES = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
 SETTINGS = [dict(zip(NAMES, values)) for values in (
-    ("1", None, None), ("2", "passive", None), ("2", None, None), ("2", "active", None),
-    ("2", None, "1000"), ("2", None, "10000"), ("2", None, "100000"))]
+    ("1", None, None), ("2", "passive", None), ("2", None, None), ("2", "active", None), ("2", None, "10000"))]
+OTHERS = {"alone": 0, "beside one busy process": 1, "beside one per core": os.cpu_count()}
 
 
 @contextmanager
-def busy():
-    "Another process that never rests."
-    other = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+def busy(n: int):
+    "`n` other processes that never rest."
+    others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(n)]
     try: yield
-    finally: other.kill()
+    finally:
+        for other in others: other.kill()
 
 
 def steps(training, limit: float) -> list[float]:
@@ -32,35 +32,37 @@ def steps(training, limit: float) -> list[float]:
 
 
 def measure(args) -> dict:
-    "What one process finds: alone, then beside a busy one."
-    training = simclr(args.encoder, args.batch, args.device)
+    "What one process finds, by how many others are busy."
+    training, found = simclr(args.encoder, args.batch, args.device), {}
     steps(training, 1)
-    alone = steps(training, args.seconds)
-    with busy(): return {"alone": alone, "busy": steps(training, args.seconds)}
+    for about, n in OTHERS.items():
+        with busy(n): found[about] = steps(training, args.seconds)
+    return found
 
 
 def child(setting: dict) -> dict:
     "A process with its own setting, which must be there before torch is imported."
     env = {k: v for k, v in os.environ.items() if k not in NAMES} | {k: v for k, v in setting.items() if v}
-    return json.loads(subprocess.run([sys.executable, *sys.argv, "--child"], stdout=subprocess.PIPE, check=True, env=env).stdout)
+    done = subprocess.run([sys.executable, *sys.argv, "--child"], stdout=subprocess.PIPE, check=True, env=env)
+    return json.loads(done.stdout)
 
 
 def row(setting: dict, found: list[dict]) -> dict:
-    alone, beside = (sum((f[k] for f in found), []) for k in ("alone", "busy"))
     threads, policy, spins = (setting[n] or "unset" for n in NAMES)
-    return {"threads": threads, "OMP_WAIT_POLICY": policy, "GOMP_SPINCOUNT": spins, "alone, ms/step (min–max)": ms(alone),
-            "beside a busy process": ms(beside), "slower by": f"{median(beside) / median(alone):.1f}"}
+    times = {about: ms(sum((f[about] for f in found), [])) for about in OTHERS}
+    return {"threads": threads, "OMP_WAIT_POLICY": policy, "GOMP_SPINCOUNT": spins} | times
 
 
 def main():
     parser = options(__doc__, rounds=2)
     parser.add_argument("--encoder", default="small")
-    parser.add_argument("--seconds", type=float, default=4, help="per setting and situation in a round")
-    parser.add_argument("--child", action="store_true", help="print one measurement as JSON (what this script calls itself for)")
+    parser.add_argument("--seconds", type=float, default=4, help="per cell and round")
+    parser.add_argument("--child", action="store_true", help="one measurement, as JSON: this script calls itself")
     args = parser.parse_args()
     if args.child: return print(json.dumps(measure(args)))
     found = [[child(s) for s in SETTINGS] for _ in range(args.rounds)]
-    show("threads", [row(s, list(f)) for s, f in zip(SETTINGS, zip(*found))], args, encoder=args.encoder)
+    show("threads", [row(s, list(f)) for s, f in zip(SETTINGS, zip(*found))], args, encoder=args.encoder,
+         cells="ms/step, median (min–max)")
 
 
 if __name__ == "__main__": main()

@@ -38,17 +38,9 @@ def simclr(encoder: str, batch: int, device: torch.device, **settings) -> Traini
     return Training(*resolve(config, device), device)
 
 
-def update(training: Training, views: torch.Tensor):
-    "What `Training.take_step` does once it has its views: the network alone."
-    with models.autocast(training.config.precision, training.device): loss = training.method.loss(views, None)
-    training.optimizer.zero_grad()
-    loss.backward()
-    training.optimizer.step()
-
-
 def flops(training: Training, views: torch.Tensor) -> int:
     "Floating-point operations of one update, forward and backward."
-    with FlopCounterMode(display=False) as counter: update(training, views)
+    with FlopCounterMode(display=False) as counter: training.update(views, None)
     return counter.get_total_flops()
 
 
