@@ -20,7 +20,7 @@ from .augment import to_float
 from .core import rng
 from .data import Images, stratified
 from .models import Encoder, autocast, fast_precision
-from .runs import Run, remember
+from .runs import Run, remember, stored_digest
 from .train import load_encoder
 
 # %% ../nbs/lib/evaluate.ipynb #eb49e57b
@@ -132,8 +132,8 @@ def _images_key(train, test, seed):
     return {"train": train.fingerprint, "test": test.fingerprint, "seed": seed}
 
 def evaluate_run(run: Run, step: int, train: Images, test: Images, *, seed: int = 0, stage: int = -1) -> dict[str, float]:
-    "`evaluate` of the encoder of `run` after `step` steps; remembered."
-    key = {"evaluate": run.hash, "step": step, "stage": stage} | _images_key(train, test, seed)
+    "`evaluate` of the encoder of `run` after `step` steps; remembered by the weights, so equal encoders are judged once."
+    key = {"evaluate": stored_digest(run.encoder_file(step)), "stage": stage} | _images_key(train, test, seed)
     return remember(key, lambda: evaluate(load_encoder(run, step), train, test, seed=seed, stage=stage))
 
 def evaluate_pixels(train: Images, test: Images, *, seed: int = 0) -> dict[str, float]:

@@ -2,7 +2,7 @@
 from functools import partial
 from statistics import median
 
-from common import images, options, show, take_turns  # first: it sets up OpenMP
+from common import images, options, show, take_turns
 import torch
 from kornia import augmentation as K
 from lightly.transforms import SimCLRTransform

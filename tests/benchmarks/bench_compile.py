@@ -2,7 +2,7 @@
 import json, math, os, shutil, subprocess, sys, tempfile
 from statistics import median
 
-from common import ms, options, seconds, show, simclr, take_turns, update  # first: it sets up OpenMP
+from common import ms, options, seconds, show, simclr, take_turns
 
 from sslnb.augment import augment
 from sslnb.core import rng

@@ -3,7 +3,7 @@ import os
 from functools import partial
 from statistics import median
 
-from common import flops, images, ms, options, show, simclr, take_turns, update  # first: it sets up OpenMP
+from common import flops, images, ms, options, show, simclr, take_turns
 import torch
 from lightly.transforms import SimCLRTransform
 from PIL import Image

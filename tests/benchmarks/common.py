@@ -4,7 +4,6 @@ from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
-import sslnb  # before torch: it decides how OpenMP's threads wait
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
