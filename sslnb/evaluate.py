@@ -30,8 +30,8 @@ def in_batches(fn, x: Tensor, size: int = 500) -> Tensor:
 
 @torch.no_grad()
 def features(encoder: Encoder, images: Images, stage: int = -1) -> Tensor:
-    """The features (N×D, float32, CPU) of `images` after `stage` of the encoder (default: the last). In evaluation mode,
-    so that an image's features do not depend on its neighbours; the encoder's own mode is restored."""
+    """The features (N×D, float32, CPU) of `images` after `stage` of the encoder (default: the last). In evaluation
+    mode, so that an image's features do not depend on its neighbours; the encoder's own mode is restored."""
     device, mode = next(encoder.parameters()).device, encoder.training
     encoder.eval()
     try:
@@ -78,8 +78,8 @@ def _sgd(x, y, n_classes, rates, epochs, batch_size, *name):
 
 def linear_probe(x: Tensor, y: Tensor, x_test: Tensor, *, seed: int = 0, epochs: int = 30, batch_size: int = 256,
                  rates: tuple = RATES) -> Probe:
-    """A linear classifier on frozen features `x` (N×D) with labels `y` (N), and its scores on `x_test` (M×D). SGD as in
-    the SSL papers (momentum 0.9, cosine, no weight decay, no augmentation); the rate is chosen on a tenth of `x`."""
+    """A linear classifier on frozen features `x` (N×D) with labels `y` (N), and its scores on `x_test` (M×D). SGD as
+    in the SSL papers (momentum 0.9, cosine, no weight decay, no augmentation); the rate is chosen on a tenth of `x`."""
     mean, std = x.mean(0), x.std(0) + 1e-6
     x, x_test = (x - mean) / std, (x_test - mean) / std
     fit, held = hold_out(y, 0.1, seed)
@@ -91,7 +91,7 @@ def linear_probe(x: Tensor, y: Tensor, x_test: Tensor, *, seed: int = 0, epochs:
 
 # %% ../nbs/lib/evaluate.ipynb #bfb4feac
 def knn(x: Tensor, y: Tensor, x_test: Tensor, *, k: int = 20, temperature: float = 0.07) -> Tensor:
-    "Scores (M×C, log of the votes' shares) of `x_test` (M×D) by its `k` nearest neighbours in `x` (N×D, labels `y`)."
+    "Scores (M×C, log of the votes' shares) of `x_test` (M×D) by the `k` nearest of `x` (N×D, with labels `y`)."
     x, x_test = F.normalize(x), F.normalize(x_test)
     votes = []
     for part in x_test.split(1000):
@@ -112,13 +112,13 @@ def metrics(scores: Tensor, labels: Tensor) -> dict[str, float]:
     guess, truth = scores.argmax(1).numpy(), labels.numpy()
     complete = len(np.unique(truth)) == n_classes
     one_hot = np.eye(n_classes)[truth]
-    return out | {"auc": float(roc_auc_score(one_hot, scores.exp().numpy(), average="macro")) if complete else math.nan,
-                  "macro_f1": float(f1_score(truth, guess, average="macro")),
+    auc = float(roc_auc_score(one_hot, scores.exp().numpy(), average="macro")) if complete else math.nan
+    return out | {"auc": auc, "macro_f1": float(f1_score(truth, guess, average="macro")),
                   "weighted_f1": float(f1_score(truth, guess, average="weighted"))}
 
 # %% ../nbs/lib/evaluate.ipynb #68533463
 def score(x: Tensor, y: Tensor, x_test: Tensor, y_test: Tensor, *, seed: int = 0) -> dict[str, float]:
-    "Linear evaluation of features: the `metrics` of a probe on the test set, its validation accuracy, and k-NN's top-1."
+    "Linear evaluation of features: `metrics` of a probe on the test set, its validation accuracy, k-NN's top-1."
     probe = linear_probe(x, y, x_test, seed=seed)
     near = metrics(knn(x, y, x_test), y_test)["top1"]
     return metrics(probe.scores, y_test) | {"validation": probe.validation, "knn_top1": near}
@@ -131,8 +131,8 @@ def evaluate(encoder: Encoder, train: Images, test: Images, *, seed: int = 0, st
 def _images_key(train, test, seed):
     return {"train": train.fingerprint, "test": test.fingerprint, "seed": seed}
 
-def evaluate_run(run: Run, step: int, train: Images, test: Images, *, seed: int = 0, stage: int = -1) -> dict[str, float]:
-    "`evaluate` of the encoder of `run` after `step` steps; remembered by the weights, so equal encoders are judged once."
+def evaluate_run(run: Run, step: int, train: Images, test: Images, *, seed: int = 0, stage: int = -1) -> dict:
+    "`evaluate` of the encoder of `run` after `step` steps; remembered by its weights: equal ones are judged once."
     key = {"evaluate": stored_digest(run.encoder_file(step)), "stage": stage} | _images_key(train, test, seed)
     return remember(key, lambda: evaluate(load_encoder(run, step), train, test, seed=seed, stage=stage))
 

@@ -61,7 +61,8 @@ def figure(draws):
 def tree(x, y, u, v):
     "Trunk; crown, round or pointed."
     w = .45 + .25 * u
-    return wedge(x, y, 0, -1, 0, .16, .1), np.where(v < .5, oval(x, y, 0, .3, w, .65), wedge(x, y, 0, -.4, 1, w, 0))
+    crown = np.where(v < .5, oval(x, y, 0, .3, w, .65), wedge(x, y, 0, -.4, 1, w, 0))
+    return wedge(x, y, 0, -1, 0, .16, .1), crown
 
 @figure
 def house(x, y, u, v):
@@ -100,7 +101,8 @@ def person(x, y, u, v):
 @figure
 def mushroom(x, y, u, v):
     "Stem; cap."
-    return wedge(x, y, 0, -.85, .1, .28, .18), np.maximum(oval(x, y, 0, .05, .6 + .3 * u, .5 + .35 * v), -.05 - y)
+    cap = np.maximum(oval(x, y, 0, .05, .6 + .3 * u, .5 + .35 * v), -.05 - y)
+    return wedge(x, y, 0, -.85, .1, .28, .18), cap
 
 @figure
 def cup(x, y, u, v):
@@ -130,7 +132,8 @@ def flower(x, y, u, v):
     "Stem and leaf; five petals round an open heart."
     stem = join(stroke(x, y, 0, -.95, 0, .3, .07), stroke(x, y, 0, -.6, .8 * (v - .5), -.3, .1))
     r, corners = .3 + .08 * u, [(0, 1), (.95, .31), (.59, -.81), (-.59, -.81), (-.95, .31)]
-    return stem, cut(join(*[circle(x, y, r * a, .45 + r * b, .22) for a, b in corners]), circle(x, y, 0, .45, .13))
+    petals = [circle(x, y, r * a, .45 + r * b, .22) for a, b in corners]
+    return stem, cut(join(*petals), circle(x, y, 0, .45, .13))
 
 @figure
 def lamp(x, y, u, v):
@@ -248,7 +251,7 @@ def brightness(colour):
     return .299 * colour[:, 0] + .587 * colour[:, 1] + .114 * colour[:, 2]
 
 def apart(colour, other, gap):
-    "`colour` (B 3 · ·), made brighter or darker where its brightness is less than `gap` from that of `other`."
+    "`colour` (B 3 · ·), made brighter or darker where it is less than `gap` from the brightness of `other`."
     above = brightness(colour) - brightness(other)
     side = np.where(abs(above) >= gap, above >= 0, brightness(other) < .5) * 2. - 1
     return colour + (side * np.maximum(gap - side * above, 0))[:, None]
@@ -285,7 +288,8 @@ def _clutter(image, count, dice, D, X, Y, behind):
     "Paints `count` small ovals and boxes, whose contrast may be as low as it likes."
     for _ in range(count):
         cx, cy, h, w, kind = dice(-1, 1), dice(-1, 1), dice(.06, .22), dice(.5, 1.5), dice()
-        form = np.where(kind < .5, oval(X, Y, cx, cy, h * w, h), wedge(X, Y, cx, cy - h, cy + h, h * w, h * w))
+        box = wedge(X, Y, cx, cy - h, cy + h, h * w, h * w)
+        form = np.where(kind < .5, oval(X, Y, cx, cy, h * w, h), box)
         lay(image, coverage(form, image.shape[-1]), apart(dice.colour(*D.paint), behind, dice(0, .3)))
 
 def _place(dice, D, X, Y):
@@ -318,7 +322,7 @@ def _figure(image, labels, dice, D, X, Y, behind):
         lay(image, clear * coverage(part * s, image.shape[-1]), colour * shade[:, None])
 
 def picture(labels, table, size: int, D: Domain):
-    "Pictures (B 3 size size, float, about 0…1) of figures `labels` (B), made from random numbers `table` (B THROWS)."
+    "Pictures (B 3 size size, float, about 0…1) of figures `labels` (B) from random numbers `table` (B THROWS)."
     dice, axis = Dice(table), (2 * np.arange(size) + 1.) / size - 1
     X, Y = axis[None, None], -axis[None, :, None]
     image, behind = _background(dice, D, X, Y, size)
