@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from .core import SettingError, rng, settings
+from .core import SettingError, settings
 
 # %% ../nbs/lib/augment.ipynb #bf87a866
 def to_float(x: Tensor) -> Tensor:

@@ -138,6 +138,6 @@ def evaluate_run(run: Run, step: int, train: Images, test: Images, *, seed: int 
 
 def evaluate_pixels(train: Images, test: Images, *, seed: int = 0) -> dict[str, float]:
     "`score` of the raw pixels; remembered."
-    x, x_test = raw_pixels(train), raw_pixels(test)
-    return remember({"evaluate": "raw pixels"} | _images_key(train, test, seed),
-                    lambda: score(x, train.labels.cpu(), x_test, test.labels.cpu(), seed=seed))
+    key = {"evaluate": "raw pixels"} | _images_key(train, test, seed)
+    return remember(key, lambda: score(raw_pixels(train), train.labels.cpu(), raw_pixels(test), test.labels.cpu(),
+                                       seed=seed))

@@ -59,12 +59,12 @@ class RotNet(Method):
         self.classify = nn.Linear(encoder.dim, 4)
 
     def views(self, batch, recipe, generator):
-        "One random view of every image in four turns (4N C H W)."
-        return rotations(augment(batch.x, recipe, generator))[0]
+        "One random view of every image in four turns (4N C H W), and the turns (4N)."
+        return rotations(super().views(batch, recipe, generator))
 
     def loss(self, views, batch):
-        turns = torch.arange(4, device=views.device).repeat_interleave(len(batch.y))
-        return F.cross_entropy(self.classify(self.encoder(views)).float(), turns)
+        turned, turns = views
+        return F.cross_entropy(self.classify(self.encoder(turned)).float(), turns)
 
 # %% ../nbs/lib/methods.ipynb #17e49a30
 class SupCE(Method):

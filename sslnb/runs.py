@@ -9,12 +9,13 @@ __all__ = ['CorruptFile', 'digest', 'save_tensors', 'load_tensors', 'stored_dige
 # %% ../nbs/lib/runs.ipynb #b7f61984
 import functools, hashlib, json, os, platform, subprocess
 from collections.abc import Callable
+from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
 import torch
 import torchvision
-from filelock import FileLock, Timeout
+from filelock import FileLock
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -40,20 +41,21 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], **info):
     with replacing(path) as part:
         save_file(tensors, part, {"sha256": digest(tensors), "info": json.dumps(info)})
 
+@contextmanager
+def _opened(path):
+    try:
+        with safe_open(path, "pt") as f: yield f
+    except (OSError, SafetensorError) as err: raise CorruptFile(f"{path}: {err}") from None
+
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
     "The tensors and the info of `save_tensors`; `CorruptFile` where the contents do not match their digest."
-    try:
-        with safe_open(path, "pt") as f:
-            tensors, meta = {k: f.get_tensor(k) for k in f.keys()}, f.metadata()
-    except (OSError, SafetensorError) as err: raise CorruptFile(f"{path}: {err}") from None
+    with _opened(path) as f: tensors, meta = {k: f.get_tensor(k) for k in f.keys()}, f.metadata()
     if digest(tensors) != meta["sha256"]: raise CorruptFile(f"{path}: the contents do not match their digest")
     return tensors, json.loads(meta["info"])
 
 def stored_digest(path: Path) -> str:
     "The digest in the head of a file of `save_tensors`: names the contents without reading them."
-    try:
-        with safe_open(path, "pt") as f: return f.metadata()["sha256"]
-    except (OSError, SafetensorError) as err: raise CorruptFile(f"{path}: {err}") from None
+    with _opened(path) as f: return f.metadata()["sha256"]
 
 # %% ../nbs/lib/runs.ipynb #8cd747a6
 @functools.cache

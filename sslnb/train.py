@@ -47,7 +47,7 @@ class PretrainConfig:
     augment: Augment | None = None
     options: dict = field(default_factory=dict)  # of the method
     precision: Literal["bf16", "fp32"] | None = None
-    compile: bool = False  # torch.compile the encoder: worth it from about a minute of training on
+    compile: bool = False  # torch.compile the encoder; on a CPU it gained nothing (tests/benchmarks/README.md)
     fingerprint: str | None = None  # of the images
 
 # %% ../nbs/lib/train.ipynb #29100050

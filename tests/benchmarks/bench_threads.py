@@ -1,5 +1,4 @@
 "How waiting threads share a machine: SimCLR steps alone and beside a busy process, for OpenMP's settings."
-import torch  # before sslnb, here only: each child is to have exactly the setting that its environment names
 
 import json, os, subprocess, sys, time
 from contextlib import contextmanager

@@ -7,7 +7,7 @@ from statistics import median
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from sslnb import data, models
+from sslnb import data
 from sslnb.core import best_device, replacing
 from sslnb.report import reports
 from sslnb.runs import provenance
