@@ -16,7 +16,7 @@ from sklearn.metrics import normalized_mutual_info_score
 from sklearn.metrics.cluster import contingency_matrix
 from torch import Generator, Tensor
 
-from .core import SettingError
+from .core import SettingError, uniform
 
 # %% ../nbs/lib/clustering.ipynb #cabf086d
 def _squares(x):
@@ -108,18 +108,13 @@ def _sums(values, labels, k):
     return F.embedding_bag(labels.argsort(stable=True), values, sizes.cumsum(0) - sizes, mode="sum")
 
 # %% ../nbs/lib/clustering.ipynb #f437b85e
-def _uniform(x, generator, *shape):
-    "Numbers from 0 to 1 on the device of `x`, drawn where the generator is: one on the CPU serves every device."
-    device = generator.device if generator else x.device
-    return torch.rand(shape, generator=generator, device=device).to(x.device)
-
 def _refill(centres, sizes, spread, generator):
     "Split clusters of largest `spread` (k, parts of the inertia), in place, until none is empty; how many were."
     empty = (sizes == 0).nonzero().flatten().tolist()
     for e in empty:
         large = spread.argmax()
         sd = (spread[large] / sizes[large] / centres.shape[1]).sqrt()  # of a feature in it
-        push = 0.1 * sd * (2 * _uniform(centres, generator, centres.shape[1]) - 1)
+        push = 0.1 * sd * (2 * uniform(centres.shape[1], generator, centres.device) - 1)
         centres[e], centres[large] = centres[large] - push, centres[large] + push
         spread[e] = spread[large] = spread[large] / 2
         sizes[e] = sizes[large] = sizes[large] / 2
@@ -135,7 +130,7 @@ def _update(x, labels, distance, k, generator):
 # %% ../nbs/lib/clustering.ipynb #b9eccb71
 def _plus_plus(x, k, generator):
     "Numbers of `k` points, by greedy k-means++."
-    norms, draws = _squares(x), _uniform(x, generator, k, 2 + int(math.log(k))).double()
+    norms, draws = _squares(x), uniform((k, 2 + int(math.log(k))), generator, x.device).double()
     chosen = [(draws[0, 0] * len(x)).long()]
     distance = _squares(x - x[chosen[0]])
     for draw in draws[1:]:
@@ -151,7 +146,7 @@ def _plus_plus(x, k, generator):
 def _drawn(x, k, start, generator):
     "The first centres, k of the points."
     if start == "k-means++": return x[_plus_plus(x, k, generator)]
-    if start == "random": return x[_uniform(x, generator, len(x)).argsort()[:k]]
+    if start == "random": return x[uniform(len(x), generator, x.device).argsort()[:k]]
     raise SettingError(f"start = {start!r}: must be 'k-means++', 'random' or a k×D tensor")
 
 def _given(start, k, like):

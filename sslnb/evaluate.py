@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from .augment import RECIPES, to_float
 from .core import SettingError, best_device, rng
 from .data import DataError, Images, stratified
-from .models import Encoder, autocast, fast_precision
+from .models import Encoder, autocast, fast_precision, frozen
 from .runs import Run, remember, stored_info
 from .train import Job, TrainConfig, digest_of, load_classifier, load_encoder, train_all
 
@@ -31,14 +31,10 @@ def in_batches(fn, x: Tensor, size: int = 500) -> Tensor:
 
 @torch.no_grad()
 def _outputs(model, fn, images):
-    """`fn` of all images (N×D, float32, CPU), `model` in evaluation mode, so that an image's result does not depend on its
-    neighbours; the model's own mode is restored."""
-    device, mode = next(model.parameters()).device, model.training
-    model.eval()
-    try:
-        with autocast(fast_precision(device), device):
-            return in_batches(lambda x: fn(x.to(device)), images.pixels)
-    finally: model.train(mode)
+    "`fn` of all images (N×D, float32, CPU), with `model` in evaluation mode: no image's result depends on its neighbours."
+    device = next(model.parameters()).device
+    with frozen(model), autocast(fast_precision(device), device):
+        return in_batches(lambda x: fn(x.to(device)), images.pixels)
 
 def features(encoder: Encoder, images: Images, stage: int = -1) -> Tensor:
     "The features (N×D, float32, CPU) of `images` after `stage` of the encoder (default: the last)."

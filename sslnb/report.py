@@ -22,7 +22,7 @@ from .runs import Run, provenance
 # %% ../nbs/lib/report.ipynb #3624f3a5
 KEY = ["paper", "item", "dataset", "scale", "method", "setting", "seed", "metric"]
 COLUMNS = KEY + ["value", "unit", "n", "run", "seconds", "device", "versions", "commit"]
-UNITS = {"seconds": "s", "epochs": "epochs", "margin": "difference", "half_eps": "of the pixel range",
+UNITS = {"seconds": "s", "margin": "difference",
          **dict.fromkeys(["top1", "top2", "top3", "auc", "macro_f1", "weighted_f1", "knn_top1", "validation",
                          "confidence"], "fraction")}
 

@@ -9,10 +9,10 @@ import torchattacks
 from torch import nn
 
 from sslnb import data
-from sslnb.attacks import fgsm, fgsm_normalized, frozen, half_eps, noise, pgd, under_attack
+from sslnb.attacks import fgsm, fgsm_normalized, noise, pgd, under_attack
 from sslnb.augment import to_float
 from sslnb.core import SettingError, rng
-from sslnb.models import encoder
+from sslnb.models import encoder, frozen
 
 with warnings.catch_warnings():  # an import that scipy has moved
     warnings.filterwarnings("ignore", message="Please import `gaussian_filter`", category=DeprecationWarning)
@@ -190,8 +190,6 @@ def test_an_unlabelled_image_is_named(net, test_set):
     (lambda net, s: under_attack(net, s, 0.1, fgsm), SettingError, "eps = 0.1: must be a list"),
     (lambda net, s: under_attack(net, s, EPS, lambda m, x, y, eps: x), SettingError, "all of eps at once"),
     (lambda net, s: under_attack(net, s, EPS, fgsm, batch_size=0), SettingError, "batch_size = 0: must be at least 1"),
-    (lambda net, s: half_eps([0, 1], [1]), SettingError, "2 values of eps and 1 of accuracy"),
-    (lambda net, s: half_eps([1, 0], [1, 0]), SettingError, "eps ascending"),
 ])
 def test_what_a_curve_cannot_be_made_of(net, test_set, make, error, message):
     with pytest.raises(error, match=message): make(net, test_set)
