@@ -24,7 +24,9 @@ KEY = ["paper", "item", "dataset", "scale", "method", "setting", "seed", "metric
 COLUMNS = KEY + ["value", "unit", "n", "run", "seconds", "device", "versions", "commit"]
 UNITS = {"seconds": "s", "margin": "difference",
          **dict.fromkeys(["top1", "top2", "top3", "auc", "macro_f1", "weighted_f1", "knn_top1", "validation",
-                         "confidence"], "fraction")}
+                         "confidence", "hungarian", "purity", "same_class", "overlap", "largest"], "fraction"),
+         **dict.fromkeys(["nmi", "nmi_before", "nmi_labels", "cka"], "0 to 1"),
+         **dict.fromkeys(["empty", "effective"], "clusters"), "procrustes": "rms distance from the centre"}
 
 def reports() -> Path:
     "The folder of records, tables and figures: `SSLNB_REPORTS`, else `reports` in the project."

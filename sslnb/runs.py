@@ -104,7 +104,7 @@ class Run:
 
     @property
     def history(self) -> pd.DataFrame:
-        "The loss of every step: columns step, loss."
+        "The loss of every step (columns step, loss), and what the method noted after some (0: before the first)."
         return pd.read_csv(self.folder / "history.csv")
 
     def verify(self):

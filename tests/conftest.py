@@ -25,3 +25,15 @@ def python():
         return p
     yield start
     for p in started: p.kill()
+
+
+@pytest.fixture
+def stop_at():
+    "A progress bar that interrupts once the state after so many steps is saved."
+    class Stop:
+        def __init__(self, steps): self.left = steps
+
+        def update(self, n=1, note=""):
+            if self.left < 0: raise KeyboardInterrupt
+            self.left -= n
+    return Stop

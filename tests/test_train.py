@@ -71,26 +71,17 @@ def test_two_processes_train_one_run(run, python):
 
 
 @pytest.mark.parametrize("damage", ["state", "encoder"])
-def test_damaged_checkpoint_is_discarded_and_redone(damage):
+def test_damaged_checkpoint_is_discarded_and_redone(damage, stop_at):
     config = replace(CONFIG, steps=30, save_at=(10,))
     whole = pretrain(config)
     expected = contents(whole)
     run = Run(whole.config, whole.folder.parent / "again")
     with pytest.raises(KeyboardInterrupt):  # an unfinished run: stopped after step 10
-        _find_or_train(Job(*resolve(config, CPU)), Stop(at=10), CPU, store=run.folder.parent)
+        _find_or_train(Job(*resolve(config, CPU)), stop_at(10), CPU, store=run.folder.parent)
     os.truncate(run.state_file if damage == "state" else run.model_file(10), 200)
     with pytest.warns(UserWarning, match="starts again"): pretrain(config, store=run.folder.parent)
     assert contents(run)[1].equals(expected[1])
     assert all(torch.equal(a[k], b[k]) for a, b in zip(contents(run)[0], expected[0]) for k in b)
-
-
-class Stop:
-    "A progress bar that interrupts once the state after `at` steps is saved."
-    def __init__(self, at): self.left = at
-
-    def update(self, n=1, note=""):
-        if self.left < 0: raise KeyboardInterrupt
-        self.left -= n
 
 
 def test_a_finished_run_that_was_damaged_is_an_error_to_read_and_is_redone(run):
@@ -102,11 +93,11 @@ def test_a_finished_run_that_was_damaged_is_an_error_to_read_and_is_redone(run):
     run.verify()
 
 
-def test_interrupted_fine_tuning_ends_bit_identical(tmp_path):
+def test_interrupted_fine_tuning_ends_bit_identical(tmp_path, stop_at):
     start = load_encoder(pretrain(replace(CONFIG, steps=10, save_at=())), device=CPU)
     job = evaluate.fine_tuning(start, data.load("shapes"), 0.05, epochs=4, keep=(0, 2))
     straight, = train_all([job], store=tmp_path / "straight")
-    with pytest.raises(KeyboardInterrupt): _find_or_train(job, Stop(at=10), CPU, store=tmp_path / "broken", save_every=0)
+    with pytest.raises(KeyboardInterrupt): _find_or_train(job, stop_at(10), CPU, store=tmp_path / "broken", save_every=0)
     broken, = train_all([job], store=tmp_path / "broken")
     (models, history), (expected, expected_history) = contents(broken), contents(straight)
     assert history.equals(expected_history) and len(history) == 24
