@@ -89,7 +89,7 @@ DEEPCLUSTER = {
                   encoder="small-alexnet", simclr_encoder="tiny", simclr_epochs=[1, 2], simclr_batches=[32, 64],
                   projector=[32, 16], lars_lr=5.0, weight_decay=1e-4, probe_images=200, test_images=100, neighbours=5, read_components=8),
     "quick": dict(seeds=[0, 1, 2], images=3000, batch_size=128, epochs=6, clusters=100, sweep=[10, 30, 100, 300], sweep_seeds=1,
-                  components=64, encoder="small-alexnet", simclr_encoder="small", simclr_epochs=[3, 6],
+                  components=64, encoder="small-alexnet", simclr_encoder="small", simclr_epochs=[2, 4],
                   simclr_batches=[128, 512], projector=[256, 128], lars_lr=5.0, weight_decay=1e-4, probe_images=20_000,
                   test_images=2000, neighbours=20, read_components=16),
     "gpu": dict(seeds=[0, 1, 2], images=60_000, batch_size=256, epochs=30, clusters=100, sweep=[10, 30, 100, 300], sweep_seeds=1,
