@@ -259,7 +259,7 @@ def balanced_order(clusters: Tensor, generator: Generator) -> Tensor:
 def health(clusters: Tensor, before: Tensor, labels: Tensor, k: int) -> dict[str, float]:
     """What there is to know of an assignment of N images to `k` clusters: `nmi_before` with the previous one, `nmi_labels`
     with the classes (NaN where there is none: a negative number), `largest` share, `empty` clusters, `effective` clusters."""
-    sizes = clusters.bincount(minlength=k)
+    sizes, labels = clusters.bincount(minlength=k), labels.to(clusters.device)
     share = sizes / len(clusters)
     known = labels >= 0
     return {"nmi_before": nmi(before, clusters) if before.min() >= 0 else math.nan,

@@ -97,7 +97,8 @@ class Training:
             torch.manual_seed(seed_of(config.seed, "weights"))
             encoder = copy.deepcopy(start) if start else models.encoder(config.encoder, images)
             self.method = METHODS[config.method](encoder, images, **config.options)
-        self.config, self.images, self.device, self.start = config, images.to(device), device, start
+        self.config, self.device, self.start = config, device, start
+        self.images = images.to(device) if _fits(images, device) else images
         self.method.to(self.device).train()
         if config.compile: self.method.encoder.compile()
         self.optimizer = make_optimizer(config, self.method.parameters())
@@ -110,7 +111,8 @@ class Training:
         epoch, place = divmod(step, len(self.images) // c.batch_size)
         if place == 0: self._begin_epoch(epoch)
         index = self.order[place * c.batch_size:][:c.batch_size]
-        batch = Batch(self.images.pixels[index], self.images.labels[index], index)
+        at = index.to(self.images.labels.device)
+        batch = Batch(self.images.pixels[at].to(self.device), self.images.labels[at].to(self.device), index)
         views = self.method.views(batch, c.augment, rng(c.seed, "views", step, device=self.device))
         self.update(views, batch)
 
@@ -154,6 +156,10 @@ class Training:
         self.losses.copy_(state["losses"])
         self.order.copy_(state["order"])
         self.step, self.seconds, self.notes = info["step"], info["seconds"], info["notes"]
+
+def _fits(images, device):
+    "May all images live on `device`? On a CPU they are where they are, at worst in a file; on a GPU they get half of what is free."
+    return device.type != "cuda" or images.pixels.nbytes < torch.cuda.mem_get_info(device)[0] / 2
 
 def _like(p, v):  # fused kernels want a parameter and its statistics in the same memory layout
     return torch.empty_like(p, dtype=v.dtype).copy_(v) if v.shape == p.shape else v.to(p.device)
