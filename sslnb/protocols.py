@@ -143,7 +143,7 @@ MAE = {
     "quick": dict(seeds=[0, 1, 2], sweep_seeds=1, size=32, images=2000, batch_size=32, larger_batch=128,
                   epochs=[1, 2, 4], views="small",
                   encoder="small", vits=["vit_tiny", "vit_tiny"], decoder=[64, 1], projector=[256, 128], mae_lr=1e-3,
-                  probe_images=1500, test_images=1000, tune_fraction=0.1, tune_epochs=10),
+                  probe_images=1500, test_images=1000, tune_fraction=0.5, tune_epochs=8),
     "gpu": dict(seeds=[0, 1, 2], sweep_seeds=3, size=0, images=50_000, batch_size=128, larger_batch=512,
                 epochs=[5, 10, 20], views="small",
                 encoder="resnet18", vits=["vit_128", "vit_128"], decoder=[128, 2], projector=[512, 128], mae_lr=1e-3,

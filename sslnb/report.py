@@ -114,9 +114,11 @@ def verdict(points: str, scale: str) -> str:
 
 # %% ../nbs/lib/report.ipynb #2c7e2f14
 def mean_sd(table: pd.DataFrame, rows: list[str], column: str) -> pd.DataFrame:
-    "The values of `table` as mean ± standard deviation, a row for each combination of `rows`, a column for each `column`."
+    """The values of `table` as mean ± standard deviation (where there are two or more), a row for each combination of `rows`, a
+    column for each `column`."""
     g = table.groupby([*rows, column]).value
-    return (g.mean().map("{:.3f}".format) + " ± " + g.std().map("{:.3f}".format)).unstack().fillna("")
+    sd = g.std().map(" ± {:.3f}".format).where(g.count() > 1, "")
+    return (g.mean().map("{:.3f}".format) + sd).unstack().fillna("")
 
 # %% ../nbs/lib/report.ipynb #61f2d78b
 def reach(x, y, target: float) -> float:
