@@ -92,14 +92,13 @@ class Sobel(nn.Module):
 def alexnet(widths, normalize: Normalize, channels: int, side: int, sobel: bool = False) -> Encoder:
     "AlexNet with BatchNorm: five convolutions and two fully connected layers of the given seven `widths`."
     c1, c2, c3, c4, c5, full1, full2 = widths
-    inputs = 2 if sobel else channels
-    small = side <= 96
-    stem = _conv(inputs, c1) if small else _conv(inputs, c1, 11, 4, 2)
-    if sobel: stem.insert(0, Sobel())
-    halve = [nn.MaxPool2d(3, 2, 1) for _ in range(3)]
-    stages = [_conv(c1, c2) if small else _conv(c1, c2, 5, 1, 2), _conv(c2, c3), _conv(c3, c4), _conv(c4, c5), _conv(c5, full1, 4, padding=0),
-              _conv(full1, full2, 1, padding=0)]
-    stem.append(halve[0]); stages[0].append(halve[1]); stages[3].extend([halve[2], nn.AdaptiveAvgPool2d(4)])
+    inputs, halve = 2 if sobel else channels, nn.MaxPool2d(3, 2, 1)
+    fine, coarse = [(3, 1, 1), (3, 1, 1)], [(11, 4, 2), (5, 1, 2)]  # kernel, stride, padding of the first two
+    first, second = fine if side <= 96 else coarse
+    stem = nn.Sequential(*[Sobel()] * sobel, *_conv(inputs, c1, *first), halve)
+    stages = [nn.Sequential(*_conv(c1, c2, *second), halve), _conv(c2, c3), _conv(c3, c4),
+              nn.Sequential(*_conv(c4, c5), halve, nn.AdaptiveAvgPool2d(4)),
+              _conv(c5, full1, 4, padding=0), _conv(full1, full2, 1, padding=0)]
     return Encoder(normalize, stem, stages, full2)
 
 # %% ../nbs/lib/models.ipynb #c1b834d8
