@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['RATES', 'raw_pixels', 'Probe', 'hold_out', 'linear_probe', 'knn', 'metrics', 'Result', 'score', 'check_classes',
-           'evaluate', 'evaluate_run', 'evaluate_pixels', 'cluster_accuracy', 'cluster_run', 'cluster_pixels',
-           'few_labels', 'fine_tuning', 'fine_tune', 'judge', 'judge_run']
+           'evaluate', 'evaluate_run', 'evaluate_pixels', 'logistic_encoder', 'logistic_run', 'logistic_pixels',
+           'cluster_accuracy', 'cluster_run', 'cluster_pixels', 'few_labels', 'fine_tuning', 'fine_tune', 'tuning',
+           'judge', 'judge_run']
 
 # %% ../nbs/lib/evaluate.ipynb #1588d628
 import functools, math, warnings
@@ -21,6 +22,7 @@ from .augment import RECIPES, to_float
 from .clustering import hungarian, kmeans, nmi, pca, purity
 from .core import SettingError, best_device, rng
 from .data import DataError, Images, stratified
+from .logistic import logistic_probe
 from .models import Encoder, fast_precision, features, outputs
 from .runs import Run, remember, stored_info
 from .train import Job, TrainConfig, digest_of, load_classifier, load_encoder, train_all
@@ -153,6 +155,34 @@ def evaluate_pixels(train: Images, test: Images, *, seed: int = 0) -> Result:
     return Result(*remember(key, lambda: score(raw_pixels(train), train.labels.cpu(), raw_pixels(test),
                                                test.labels.cpu(), seed=seed)))
 
+# %% ../nbs/lib/evaluate.ipynb #c67c189b
+def _logistic(features_of, train, val, test):
+    "`metrics` of a logistic probe on the test images, `error` = 1 − top-1, its `C`, its accuracy on the validation images."
+    parts = [(features_of(images), images.labels.cpu()) for images in (train, val)]
+    found = logistic_probe(*parts[0], *parts[1], features_of(test))
+    numbers = metrics(found.scores, test.labels)
+    return numbers | {"error": 1 - numbers["top1"], "C": found.C, "validation": max(found.validation)}
+
+def _logistic_key(what, train, val, test):
+    return {"logistic": what, "train": train.fingerprint, "val": val.fingerprint, "test": test.fingerprint}
+
+def logistic_encoder(encoder: Encoder, train: Images, val: Images, test: Images) -> dict[str, float]:
+    """Logistic evaluation of the features of `encoder` (`simclic` §4.2): `metrics` on `test`, `error` (1 − top-1), `C` and the
+    accuracy on `val` that it was chosen by. Remembered by the weights. `DataError` where sets have other classes."""
+    for other in (val, test): check_classes(train, other)
+    return remember(_logistic_key(digest_of(encoder), train, val, test),
+                    lambda: _logistic(functools.partial(features, encoder), train, val, test))
+
+def logistic_run(run: Run, step: int, train: Images, val: Images, test: Images) -> dict[str, float]:
+    "`logistic_encoder` of the encoder of `run` after `step` steps; it is loaded only if it was not judged before."
+    for other in (val, test): check_classes(train, other)
+    return remember(_logistic_key(stored_info(run.model_file(step))["encoder"], train, val, test),
+                    lambda: _logistic(functools.partial(features, load_encoder(run, step)), train, val, test))
+
+def logistic_pixels(train: Images, val: Images, test: Images) -> dict[str, float]:
+    "The same of the raw pixels."
+    return remember(_logistic_key("raw pixels", train, val, test), lambda: _logistic(raw_pixels, train, val, test))
+
 # %% ../nbs/lib/evaluate.ipynb #a8727ee8
 def cluster_accuracy(x: Tensor, x_test: Tensor, y_test: Tensor, k: int, *, components: int | None = None, seed: int = 0,
                      starts: int = 5) -> dict[str, float]:
@@ -222,18 +252,29 @@ def fine_tuning(encoder: Encoder, images: Images, fraction: float, *, epochs: in
     kept, too (0: before the first); further `settings` as in `TrainConfig`. Errors: those of `few_labels`, `TrainConfig`."""
     few = few_labels(images, fraction, seed)
     if epochs is None: epochs = 60 if fraction <= 0.01 else 30 if fraction <= 0.1 else 20
-    batch = min(batch_size, len(few))
-    an_epoch = len(few) // batch  # steps
-    config = TrainConfig(**dict(optimizer="sgd", augment=RECIPES["crop-flip"]) | settings, method="supce", lr=lr, seed=seed,
-                         dataset=few.name, fingerprint=few.fingerprint, start=digest_of(encoder), encoder=encoder.name,
-                         size=encoder.side, batch_size=batch, steps=epochs * an_epoch,
-                         save_at=tuple(sorted({round(e * an_epoch) for e in (*keep, epochs)})),
-                         precision=fast_precision(best_device()))
-    return Job(config, few, encoder)
+    an_epoch = max(1, len(few) // batch_size)  # steps
+    return _tuning(encoder, few, lr=lr, seed=seed, batch_size=batch_size, steps=epochs * an_epoch,
+                   keep=[round(e * an_epoch) for e in keep], **settings)
+
+def _tuning(encoder, images, *, batch_size, steps, keep=(), **settings):
+    config = TrainConfig(**dict(optimizer="sgd", augment=RECIPES["crop-flip"]) | settings, method="supce", steps=steps,
+                         dataset=images.name, fingerprint=images.fingerprint, start=digest_of(encoder),
+                         encoder=encoder.name, size=encoder.side, batch_size=min(batch_size, len(images)),
+                         save_at=tuple(sorted({*keep, steps})), precision=fast_precision(best_device()))
+    return Job(config, images, encoder)
 
 def fine_tune(encoder: Encoder, images: Images, fraction: float, **settings) -> Run:
     "The run of `fine_tuning`, trained or from the store. (Several at once, under one bar: `train.train_all`.)"
     return train_all([fine_tuning(encoder, images, fraction, **settings)])[0]
+
+# %% ../nbs/lib/evaluate.ipynb #68dfa2ec
+def tuning(encoder: Encoder, images: Images, *, lr: float, weight_decay: float, steps: int, batch_size: int = 128,
+           seed: int = 0) -> Job:
+    """The training of all of `encoder` and a new linear layer on all `images` for a number of `steps`: Nesterov SGD, a rate
+    that falls along a cosine, random crop and flip. `DataError`: an image without a label, a class without an image."""
+    _check_labelled(images, images.labels.cpu())
+    return _tuning(encoder, images, lr=lr, weight_decay=weight_decay, steps=steps, batch_size=batch_size, seed=seed,
+                   schedule="cosine")
 
 # %% ../nbs/lib/evaluate.ipynb #09d6ba23
 def judge(model: nn.Module, test: Images) -> Result:

@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['ROTNET', 'SUPERVISED_AT', 'OTHER_SETS', 'TASKS', 'DEEPCLUSTER', 'DIGIT_VIEWS', 'MAE_VIEWS', 'MAE', 'MAE_READINGS',
-           'kept_steps', 'pretraining', 'few_label_training', 'counterpart', 'task_set', 'digit_set',
-           'alexnet_training', 'lars_training', 'mae_recipes', 'contrast_training', 'masked_training']
+           'SIMCLIC', 'PERTURBATIONS', 'kept_steps', 'pretraining', 'few_label_training', 'counterpart', 'task_set',
+           'digit_set', 'alexnet_training', 'lars_training', 'mae_recipes', 'contrast_training', 'masked_training',
+           'siamese_training']
 
 # %% ../nbs/lib/protocols.ipynb #709cfdfe
 from dataclasses import replace
@@ -184,3 +185,36 @@ def masked_training(p: dict, images: data.Images, dataset: str, seed: int, readi
                dict(decoder="transformer", norm_pix=True, width=width, depth=depth))
     return _mae_training(p, images, dataset, views, p["batch_size"], views == "none", method="mae", seed=seed, lr=p["mae_lr"],
                          encoder=p["vits"][0 if published else 1], options=options)
+
+# %% ../nbs/lib/protocols.ipynb #bb773362
+SIMCLIC = {
+    "smoke": dict(seeds=[0, 1], sweep_seeds=1, images=128, batch_size=32, epochs=[1, 2], batches=[16, 32], encoder="tiny",
+                  heads=[32, 32, 16], lr=0.2, taus=[0.1, 0.3], ps=[0.1, 0.25], epsilons=[0.1, 1.0], probe_images=250,
+                  test_images=150, rates=[0.01, 0.1], decays=[0.0], tune_steps=4, others=[]),
+    "quick": dict(seeds=[0, 1, 2], sweep_seeds=2, images=2000, batch_size=64, epochs=[4, 8], batches=[16, 64], encoder="tiny",
+                  heads=[256, 256, 64], lr=0.2, taus=[0.1, 0.3, 0.6], ps=[0.1, 0.25, 0.4], epsilons=[0.1, 1.0, 10.0],
+                  probe_images=2000, test_images=2000, rates=[0.001, 0.01, 0.1], decays=[0.0, 1e-3], tune_steps=100, others=[]),
+    "gpu": dict(seeds=[0, 1, 2], sweep_seeds=1, images=50_000, batch_size=128, epochs=[10, 20], batches=[32, 128],
+                encoder="resnet18", heads=[2048, 2048, 512], lr=0.05, taus=[0.1, 0.3, 0.6], ps=[0.1, 0.25, 0.4],
+                epsilons=[0.1, 1.0, 10.0], probe_images=50_000, test_images=10_000,
+                rates=[0.001, 0.01, 0.1], decays=[0.0, 1e-6, 1e-3], tune_steps=1000, others=[]),
+    "paper": dict(seeds=[0, 1, 2], sweep_seeds=3, images=200_000, batch_size=128, epochs=[500, 600, 700, 800, 900, 1000],
+                  batches=[16, 32, 64, 128], encoder="resnet50", heads=[2048, 2048, 512], lr=0.05,
+                  taus=[0.1, 0.2, 0.3, 0.4, 0.5, 0.6], ps=[0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4],
+                  epsilons=[0.1, 0.3, 1.0, 3.0, 10.0, 30.0], probe_images=200_000, test_images=200_000,
+                  rates=[10 ** (i / 2 - 4) for i in range(7)], decays=[0.0, *(10 ** (i / 2 - 6) for i in range(7))],
+                  tune_steps=5000, others=["aircraft", "caltech101", "cars", "cifar100", "dtd", "flowers", "food", "pets",
+                                           "sun397", "voc2007"]),
+}
+PERTURBATIONS = {"history": "tau", "dropout": "p", "noise": "epsilon"}  # and the strength of each
+
+def siamese_training(p: dict, images: data.Images, dataset: str, seed: int, method: str = "simclic", *,
+                     batch: int | None = None, epochs: int | None = None, **options) -> Job:
+    """Training on `images` of `dataset` without negatives (`method` "simclic" or "simsiam"), or of the supervised reference
+    ("supce"), with the parameters `p` of a notebook; `options` of the method. `batch`, `epochs`: others than the usual ones."""
+    batch, epochs = batch or p["batch_size"], epochs or p["epochs"][-1]
+    if method != "supce": options |= dict(zip(("hidden", "out", "bottleneck"), p["heads"]))
+    config = TrainConfig(dataset=dataset, method=method, encoder=p["encoder"], seed=seed, batch_size=batch,
+                         steps=epochs * max(1, len(images) // batch), lr=p["lr"], optimizer="sgd", schedule="cosine",
+                         weight_decay=1e-3, options=options)
+    return Job(*resolve(config, best_device(), images))

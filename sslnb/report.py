@@ -24,10 +24,11 @@ KEY = ["paper", "item", "dataset", "scale", "method", "setting", "seed", "metric
 COLUMNS = KEY + ["value", "unit", "n", "run", "seconds", "device", "versions", "commit"]
 UNITS = {"seconds": "s", "margin": "difference",
          **dict.fromkeys(["top1", "top2", "top3", "auc", "macro_f1", "weighted_f1", "knn_top1", "validation",
-                         "confidence", "f1", "hungarian", "purity", "same_class", "overlap", "largest"],
-                       "fraction"),
+                         "confidence", "f1", "hungarian", "purity", "same_class", "overlap", "largest",
+                         "error"], "fraction"),
          **dict.fromkeys(["nmi", "nmi_before", "nmi_labels", "cka"], "0 to 1"),
          **dict.fromkeys(["empty", "effective"], "clusters"), "procrustes": "rms distance from the centre",
+         "C": "1 / penalty", "deviation": "1/√D", "rank": "directions",
          "images_per_second": "images/s", "peak_memory": "MB"}
 
 def reports() -> Path:
@@ -176,7 +177,7 @@ def verdicts(names: list[str], dataset: str, scale: str) -> pd.DataFrame:
 def reported(paper: str, item: str) -> pd.DataFrame:
     "The numbers that table `item` of `paper` reports, percentages as fractions. `SettingError` if there is no such table."
     table = pd.read_csv(ROOT / "data" / "reported.csv", keep_default_na=False)
-    percent = table.unit == "%"
+    percent = table.unit.isin(["%", "% error"])
     table = table.assign(value=table.value.where(~percent, table.value / 100), unit=table.unit.where(~percent, "fraction"))
     found = table[(table.paper == paper) & (table.item == item)]
     known = ", ".join(sorted(set(table.paper + " " + table.item)))

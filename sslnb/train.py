@@ -221,6 +221,9 @@ def _find_or_train(job, bar, device, store=None, save_every=30.0) -> tuple[Run, 
     "The run of a job, and whether it had to be trained."
     if (job.start and digest_of(job.start)) != job.config.start:
         raise SettingError(f"start = {job.config.start!r} is not the digest of the encoder given to start from")
+    if job.images.fingerprint != job.config.fingerprint:
+        raise SettingError(f"{job.images.name} has fingerprint {job.images.fingerprint}, not {job.config.fingerprint}: a run, "
+                           f"and what it remembers of each image, belongs to one set; `resolve` names these images")
     run = Run(job.config, store)
     with run.lock():
         if _is_finished(run):
