@@ -208,12 +208,12 @@ SIMCLIC = {
 }
 PERTURBATIONS = {"history": "tau", "dropout": "p", "noise": "epsilon"}  # and the strength of each
 
-def siamese_training(p: dict, images: data.Images, dataset: str, seed: int, method: str = "simclic", *,
-                     batch: int | None = None, epochs: int | None = None, **options) -> Job:
+def siamese_training(p: dict, images: data.Images, dataset: str, seed: int, method: str = "simclic",
+                     options: dict = {}, *, batch: int | None = None, epochs: int | None = None) -> Job:
     """Training on `images` of `dataset` without negatives (`method` "simclic" or "simsiam"), or of the supervised reference
     ("supce"), with the parameters `p` of a notebook; `options` of the method. `batch`, `epochs`: others than the usual ones."""
     batch, epochs = batch or p["batch_size"], epochs or p["epochs"][-1]
-    if method != "supce": options |= dict(zip(("hidden", "out", "bottleneck"), p["heads"]))
+    if method != "supce": options = options | dict(zip(("hidden", "out", "bottleneck"), p["heads"]))
     config = TrainConfig(dataset=dataset, method=method, encoder=p["encoder"], seed=seed, batch_size=batch,
                          steps=epochs * max(1, len(images) // batch), lr=p["lr"], optimizer="sgd", schedule="cosine",
                          weight_decay=1e-3, options=options)
