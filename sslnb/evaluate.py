@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['RATES', 'raw_pixels', 'Probe', 'hold_out', 'linear_probe', 'knn', 'metrics', 'Result', 'score', 'check_classes',
-           'evaluate', 'evaluate_run', 'evaluate_pixels', 'logistic_encoder', 'logistic_run', 'logistic_pixels',
-           'cluster_accuracy', 'cluster_run', 'cluster_pixels', 'few_labels', 'fine_tuning', 'fine_tune', 'tuning',
-           'judge', 'judge_run']
+           'evaluate', 'evaluate_run', 'evaluate_pixels', 'linear_tuning', 'tune_run', 'logistic_encoder',
+           'logistic_run', 'logistic_pixels', 'cluster_accuracy', 'cluster_run', 'cluster_pixels', 'few_labels',
+           'fine_tuning', 'fine_tune', 'tuning', 'judge', 'judge_run']
 
 # %% ../nbs/lib/evaluate.ipynb #1588d628
 import functools, math, warnings
@@ -20,11 +20,11 @@ from torch import Tensor, nn
 
 from .augment import RECIPES, to_float
 from .clustering import hungarian, kmeans, nmi, pca, purity
-from .core import SettingError, best_device, rng
+from .core import SettingError, best_device, rng, seed_of
 from .data import DataError, Images, stratified
 from .logistic import logistic_probe
 from .models import Encoder, fast_precision, features, outputs
-from .runs import Run, remember, stored_info
+from .runs import Run, remember, remember_tensors, stored_info
 from .train import Job, TrainConfig, digest_of, load_classifier, load_encoder, train_all
 
 # %% ../nbs/lib/evaluate.ipynb #eb49e57b
@@ -154,6 +154,37 @@ def evaluate_pixels(train: Images, test: Images, *, seed: int = 0) -> Result:
     key = {"evaluate": "raw pixels"} | _images_key(train, test, seed)
     return Result(*remember(key, lambda: score(raw_pixels(train), train.labels.cpu(), raw_pixels(test),
                                                test.labels.cpu(), seed=seed)))
+
+# %% ../nbs/lib/evaluate.ipynb #e6349055
+def linear_tuning(x: Tensor, y: Tensor, inputs: list[Tensor], *, epochs: int = 30, lr: float = 0.1, batch_size: int = 256,
+                  seed: int = 0) -> tuple[nn.Linear, list[Tensor]]:
+    """A linear layer trained on frozen features `x` (N×D, labels `y`), and the class probabilities ((epochs+1)×M×C) that it gave
+    each of `inputs` (M×D) before the first and after every epoch. No choice is made, so no validation images are needed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_of(seed, "linear tuning"))
+        head = nn.Linear(x.shape[1], int(y.max()) + 1)
+    optimizer = torch.optim.SGD(head.parameters(), lr, momentum=0.9)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * math.ceil(len(x) / batch_size))
+    way = [[head(i).softmax(1).detach()] for i in inputs]
+    for epoch in range(epochs):
+        for i in torch.randperm(len(x), generator=rng(seed, "tuning", epoch)).split(batch_size):
+            optimizer.zero_grad()
+            F.cross_entropy(head(x[i]), y[i]).backward()
+            optimizer.step()
+            schedule.step()
+        for kept, i in zip(way, inputs): kept.append(head(i).softmax(1).detach())
+    return head, [torch.stack(kept) for kept in way]
+
+def tune_run(run: Run, train: Images, test: Images, *, epochs: int = 30, seed: int = 0) -> dict[str, Tensor]:
+    """`linear_tuning` on the features of the encoder of `run`: `train` and `test`, the probabilities ((epochs+1)×N×C), and
+    `weight`, `bias` of the last linear layer. Remembered by the encoder's weights."""
+    check_classes(train, test)
+    def compute():
+        x, x_test = (features(load_encoder(run), images) for images in (train, test))
+        head, (on_train, on_test) = linear_tuning(x, train.labels.cpu(), [x, x_test], epochs=epochs, seed=seed)
+        return {"train": on_train, "test": on_test, "weight": head.weight, "bias": head.bias}
+    key = {"tuning": stored_info(run.model_file(run.config.steps))["encoder"], "epochs": epochs}
+    return remember_tensors(key | _images_key(train, test, seed), compute)
 
 # %% ../nbs/lib/evaluate.ipynb #c67c189b
 def _logistic(features_of, train, val, test):

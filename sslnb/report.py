@@ -28,7 +28,8 @@ UNITS = {"seconds": "s", "margin": "difference",
                          "error"], "fraction"),
          **dict.fromkeys(["nmi", "nmi_before", "nmi_labels", "cka"], "0 to 1"),
          **dict.fromkeys(["empty", "effective"], "clusters"), "procrustes": "rms distance from the centre",
-         "C": "1 / penalty", "deviation": "1/√D", "rank": "directions",
+         "progress": "0 to 1", "flatness_rise": "nats", "flatness_recalibrated": "nats", "flatness_eigenvalue": "nats",
+         "flatness_trace": "nats", "C": "1 / penalty", "deviation": "1/√D", "rank": "directions",
          "images_per_second": "images/s", "peak_memory": "MB"}
 
 def reports() -> Path:

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CorruptFile', 'digest', 'save_tensors', 'load_tensors', 'stored_info', 'commit', 'device_name', 'provenance', 'store',
-           'Run', 'remember']
+           'Run', 'remember', 'remember_tensors']
 
 # %% ../nbs/lib/runs.ipynb #b7f61984
 import functools, hashlib, json, os, platform, subprocess
@@ -124,13 +124,24 @@ class Run:
         self.state_file.unlink(missing_ok=True)
 
 # %% ../nbs/lib/runs.ipynb #af3419b0
+def _place(key: dict, suffix: str) -> Path:
+    return store() / "results" / f"{hashlib.sha256(to_json(key).encode()).hexdigest()[:16]}{suffix}"
+
 def remember(key: dict, compute: Callable[[], dict]) -> dict:
     "The plain values that `compute()` gives, from the store if they were computed for an equal `key` before."
-    text = to_json(key)
-    path = store() / "results" / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
+    path = _place(key, ".json")
     if path.exists():
         try: return json.loads(path.read_text())["result"]
         except (ValueError, KeyError): pass  # damaged: computed again
     result = compute()
     with replacing(path) as part: part.write_text(json.dumps({"key": key, "result": result}))
     return result
+
+def remember_tensors(key: dict, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+    "The same for tensors (returned on the CPU)."
+    path = _place(key, ".safetensors")
+    if path.exists():
+        try: return load_tensors(path)[0]
+        except CorruptFile: pass  # computed again
+    save_tensors(path, compute(), key=key)
+    return load_tensors(path)[0]
