@@ -209,6 +209,8 @@ def compare(paper: str, item: str, scale: str, tolerance: float = 0.02, *, inste
 
 def _only(table, where) -> pd.Series:
     "The values, one a seed, of the rows whose columns equal `where`."
-    for column, value in where.items(): table = table[table[column] == value] if column in table else table.iloc[:0]
+    for column, value in where.items():  # a value may be a list, such as the classes of a task
+        same = (lambda entry: entry is not pd.NA and entry == value)
+        table = table[table[column].map(same).astype(bool)] if column in table else table.iloc[:0]
     if table.seed.duplicated().any(): raise SettingError(f"several records of one seed fit {where}: say which, by a column")
     return table.value
