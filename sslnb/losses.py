@@ -13,13 +13,17 @@ from torch import Tensor
 from .core import SettingError
 
 # %% ../nbs/lib/losses.ipynb #5454964f
+def _similarities(z, temperature):
+    "Cosines of `z` (N×D) over temperature, N×N in float32; each with itself: −∞."
+    with torch.autocast(z.device.type, enabled=False):
+        z = F.normalize(z.float())
+        return (z @ z.T / temperature).fill_diagonal_(-torch.inf)
+
 def nt_xent(z1: Tensor, z2: Tensor, temperature: float = 0.5) -> Tensor:
     "NT-Xent of two views of N images, `z1` and `z2` (N×D, any length): a scalar (`rotnet`, Eq. 1)."
     n = len(z1)
-    z = F.normalize(torch.cat([z1, z2]).float())  # float: similarities in bf16 would be off by 1 %
-    logits = (z @ z.T / temperature).fill_diagonal_(-torch.inf)
-    partner = torch.arange(2 * n, device=z.device).roll(n)
-    return F.cross_entropy(logits, partner)
+    partner = torch.arange(2 * n, device=z1.device).roll(n)
+    return F.cross_entropy(_similarities(torch.cat([z1, z2]), temperature), partner)
 
 # %% ../nbs/lib/losses.ipynb #463cd242
 def _compared(z, labels, temperature):
@@ -29,9 +33,8 @@ def _compared(z, labels, temperature):
     if z.ndim != 2 or len(z) < 2 or labels.ndim != 1 or not len(labels) or len(z) % len(labels):
         raise SettingError(f"z is {tuple(z.shape)}, labels {tuple(labels.shape)}: must be V·N×D (at least 2 rows) "
                            "and N, the first views of N images, then the second ones, …")
-    z, labels = F.normalize(z.float()), labels.repeat(len(z) // len(labels))
-    positive = (labels[:, None] == labels).fill_diagonal_(False)
-    return (z @ z.T / temperature).fill_diagonal_(-torch.inf), positive
+    labels = labels.repeat(len(z) // len(labels))
+    return _similarities(z, temperature), (labels[:, None] == labels).fill_diagonal_(False)
 
 def sup_con(z: Tensor, labels: Tensor, temperature: float = 0.07) -> Tensor:
     """SupCon of V views of N images, `z` (V·N×D, any length; the first view of all, then the second, …) with

@@ -84,3 +84,13 @@ def test_the_misprinted_loss_has_one_push_for_all_negatives_and_no_value_below_z
 def test_what_sup_con_refuses(z, labels, temperature, words):
     for loss in (sup_con, sup_con_as_published):
         with pytest.raises(SettingError, match=words): loss(z, labels.long(), temperature)
+
+
+@pytest.mark.parametrize("loss", [lambda z: nt_xent(*z.chunk(2), 0.07), lambda z: sup_con(z, torch.arange(16) % 3, 0.07)])
+def test_bf16_around_a_loss_does_not_reach_its_similarities(loss):
+    z = (1 + 0.01 * torch.randn(32, 16, generator=torch.Generator().manual_seed(0))).requires_grad_()  # cosines near 1
+    plain = loss(z)
+    with torch.autocast("cpu", torch.bfloat16): mixed = loss(z)
+    assert mixed.dtype == torch.float32 and torch.equal(plain, mixed)
+    grads = [torch.autograd.grad(value, z)[0] for value in (plain, mixed)]
+    torch.testing.assert_close(grads[1], grads[0])
