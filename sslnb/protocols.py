@@ -222,16 +222,16 @@ def siamese_training(p: dict, images: data.Images, dataset: str, seed: int, meth
 # %% ../nbs/lib/protocols.ipynb #39f83e4a
 GEOMETRY = {
     "smoke": dict(seeds=[0, 1], images=128, batch_size=32, epochs=2, encoder="tiny", projector=[32, 16], temperature=0.07,
-                  flat_temperature=20.0, lr=0.2, ce_lr=0.2, tune_epochs=3, task_images=60, test_images=100, surface=3, radius=0.5,
+                  flat_temperature=20.0, lrs=[0.05, 0.5, 0.2], tune_epochs=3, task_images=60, test_images=100, surface=3, radius=0.5,
                   directions=2, hessian_images=40),
-    "quick": dict(seeds=[0, 1, 2], images=3000, batch_size=64, epochs=8, encoder="tiny", projector=[256, 128], temperature=0.07,
-                  flat_temperature=20.0, lr=0.2, ce_lr=0.2, tune_epochs=30, task_images=2500, test_images=2000, surface=11,
+    "quick": dict(seeds=[0, 1, 2], images=3000, batch_size=64, epochs=16, encoder="tiny", projector=[256, 128], temperature=0.07,
+                  flat_temperature=20.0, lrs=[0.05, 0.5, 0.2], tune_epochs=30, task_images=2500, test_images=2000, surface=11,
                   radius=0.5, directions=3, hessian_images=500),
     "gpu": dict(seeds=[0, 1, 2, 3], images=50_000, batch_size=256, epochs=30, encoder="resnet18", projector=[512, 128],
-                temperature=0.07, flat_temperature=20.0, lr=0.05, ce_lr=0.2, tune_epochs=30, task_images=2500,
+                temperature=0.07, flat_temperature=20.0, lrs=[0.05, 0.05, 0.2], tune_epochs=30, task_images=2500,
                 test_images=10_000, surface=25, radius=0.5, directions=5, hessian_images=2500),
     "paper": dict(seeds=[0, 1, 2, 3], images=50_000, batch_size=256, epochs=200, encoder="resnet18", projector=[512, 128],
-                  temperature=0.07, flat_temperature=20.0, lr=0.05, ce_lr=0.2, tune_epochs=30, task_images=2500,
+                  temperature=0.07, flat_temperature=20.0, lrs=[0.05, 0.05, 0.2], tune_epochs=30, task_images=2500,
                   test_images=10_000, surface=41, radius=0.5, directions=10, hessian_images=2500),
 }
 RIVALS = {"simclr": "SimCLR", "supcon": "SupCon", "supce": "SupCE"}
@@ -247,6 +247,6 @@ def rival_training(p: dict, images: data.Images, dataset: str, method: str, seed
     contrast = method != "supce"
     options = dict(zip(("hidden", "out"), p["projector"]), temperature=temperature or p["temperature"]) if contrast else {}
     config = TrainConfig(dataset=dataset, method=method, encoder=p["encoder"], seed=seed, batch_size=p["batch_size"],
-                         steps=p["epochs"] * max(1, len(images) // p["batch_size"]), lr=p["lr" if contrast else "ce_lr"],
+                         steps=p["epochs"] * max(1, len(images) // p["batch_size"]), lr=dict(zip(RIVALS, p["lrs"]))[method],
                          optimizer="sgd", schedule="cosine", weight_decay=1e-4, options=options)
     return Job(*resolve(config, best_device(), images))
