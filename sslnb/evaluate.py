@@ -22,7 +22,7 @@ from .augment import RECIPES, to_float
 from .clustering import hungarian, kmeans, nmi, pca, purity
 from .core import SettingError, best_device, rng, seed_of
 from .data import DataError, Images, stratified
-from .logistic import logistic_probe
+from .logistic import average_precision, labels_probe, logistic_probe
 from .models import Encoder, fast_precision, features, outputs
 from .runs import Run, remember, remember_tensors, stored_info
 from .train import Job, TrainConfig, digest_of, load_classifier, load_encoder, train_all
@@ -188,18 +188,24 @@ def tune_run(run: Run, train: Images, test: Images, *, epochs: int = 30, seed: i
 
 # %% ../nbs/lib/evaluate.ipynb #c67c189b
 def _logistic(features_of, train, val, test):
-    "`metrics` of a logistic probe on the test images, `error` = 1 − top-1, its `C`, its accuracy on the validation images."
-    parts = [(features_of(images), images.labels.cpu()) for images in (train, val)]
-    found = logistic_probe(*parts[0], *parts[1], features_of(test))
+    x, x_val, x_test = (features_of(images).to(best_device()) for images in (train, val, test))
+    parts = x, train.labels.cpu(), x_val, val.labels.cpu(), x_test
+    if test.labels.ndim == 2: return _of_labels(labels_probe(*parts), test.labels)
+    found = logistic_probe(*parts)
     numbers = metrics(found.scores, test.labels)
     return numbers | {"error": 1 - numbers["top1"], "C": found.C, "validation": max(found.validation)}
+
+def _of_labels(found, labels):
+    mean = average_precision(found.scores, labels).mean().item()
+    return {"map": mean, "error": 1 - mean, "validation": found.validation.amax(0).mean().item()}
 
 def _logistic_key(what, train, val, test):
     return {"logistic": what, "train": train.fingerprint, "val": val.fingerprint, "test": test.fingerprint}
 
 def logistic_encoder(encoder: Encoder, train: Images, val: Images, test: Images) -> dict[str, float]:
     """Logistic evaluation of the features of `encoder` (`simclic` §4.2): `metrics` on `test`, `error` (1 − top-1), `C` and the
-    accuracy on `val` that it was chosen by. Remembered by the weights. `DataError` where sets have other classes."""
+    accuracy on `val` that it was chosen by. Where images have several labels (VOC2007), one against the rest for each:
+    `map`, the mean average precision, and `error` = 1 − `map`. Remembered by the weights. `DataError`: other classes."""
     for other in (val, test): check_classes(train, other)
     return remember(_logistic_key(digest_of(encoder), train, val, test),
                     lambda: _logistic(functools.partial(features, encoder), train, val, test))

@@ -6,9 +6,11 @@ import torch
 import torch.nn.functional as F
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import average_precision_score
 
 from sslnb.core import SettingError
-from sslnb.logistic import fit, logistic_probe
+from sslnb.logistic import CS as ALL
+from sslnb.logistic import average_precision, fit, fit_labels, labels_probe, logistic_probe
 
 CS = [1e-6, 1e-4, 1e-2, 0.1, 1.0, 10.0, 1e3, 1e5]
 
@@ -51,22 +53,41 @@ def sklearns(x, y, C):
 def test_same_minimum_as_scikit_learn(problem):
     x, y = problem()
     found = fit(x, y, CS)
-    assert found.converged[:6].all()  # beyond C = 10 the last iterations change the objective by less than 1e-6
+    assert found.converged.all()
     for r, C in enumerate(CS):
         w, b = sklearns(x, y, C)
         theirs = objective(w, b, x, y, C).item()
         assert found.objective[r] <= theirs * (1 + 1e-4), C
         if C <= 1e3 and problem is not overlapping:  # elsewhere scikit-learn stops early, and ours may be lower
             assert found.objective[r] >= theirs * (1 - 1e-4), C
-        torch.testing.assert_close(found.objective[r], objective(found.weight[r], found.bias[r], x, y, C), rtol=1e-6, atol=0)
-        if problem is not overlapping:
-            assert abs(accuracy(found.weight[r], found.bias[r], x, y) - accuracy(w, b, x, y)) <= 0.001
+        ours = objective(found.weight[r].double(), found.bias[r].double(), x, y, C)
+        torch.testing.assert_close(found.objective[r], ours, rtol=1e-5, atol=0)
+
+
+def drawn(n):
+    "Eight classes in 24 directions of unequal variance; about a third of the samples lie beyond a border."
+    g = torch.Generator().manual_seed(3)
+    y = torch.randint(8, (n,), generator=g)
+    x = torch.randn(n, 24, generator=g) + 0.8 * torch.randn(8, 24, generator=g)[y]
+    return x * torch.logspace(0, -1.5, 24), y
+
+
+def test_objective_and_accuracy_at_all_45():
+    x, y = drawn(4500)
+    x, y, x_test, y_test = x[:500], y[:500], x[500:], y[500:]
+    found = fit(x, y, ALL)
+    for r, C in enumerate(ALL):
+        w, b = sklearns(x, y, C)
+        ratio = found.objective[r] / objective(w, b, x, y, C)
+        assert 1 - 1e-3 <= ratio <= 1 + 1e-4, C
+        ours = (found.odds(x_test, r).argmax(1) == y_test).double().mean().item()
+        assert abs(ours - accuracy(w, b, x_test, y_test)) <= 0.001, C
 
 
 @pytest.mark.parametrize("problem", [digits, separable, overlapping])
 def test_gradient_is_zero_at_the_solution(problem):
     x, y = problem()
-    found = fit(x, y, [1e-3, 1.0, 100.0], tolerance=1e-8)
+    found = fit(x.double(), y, [1e-3, 1.0, 100.0], tolerance=1e-12)
     for r, C in enumerate([1e-3, 1.0, 100.0]):
         w, b = (t[r].clone().requires_grad_() for t in (found.weight, found.bias))
         grads = torch.autograd.grad(objective(w, b, x, y, C) / (C * len(x)), (w, b))
@@ -75,29 +96,55 @@ def test_gradient_is_zero_at_the_solution(problem):
 
 def test_a_batch_finds_what_each_finds_alone():
     x, y = digits()
-    together = fit(x, y, CS[:6], tolerance=1e-7)
-    for r, C in enumerate(CS[:6]):
-        alone = fit(x, y, [C], tolerance=1e-7)
-        torch.testing.assert_close(alone.objective[0], together.objective[r], rtol=1e-6, atol=0)
-        torch.testing.assert_close(alone.scores(x), together.scores(x, r), rtol=1e-2, atol=1e-2)
+    together = fit(x, y, ALL)
+    for r, C in enumerate(ALL):
+        alone = fit(x, y, [C])
+        torch.testing.assert_close(alone.objective[0], together.objective[r], rtol=1e-4, atol=0)
+
+
+def test_float32_is_enough():
+    x, y = separable()
+    single, double = fit(x, y, ALL), fit(x.double(), y, ALL, tolerance=1e-9)
+    assert single.weight.dtype == torch.float32 and double.weight.dtype == torch.float64
+    torch.testing.assert_close(single.objective, double.objective, rtol=1e-4, atol=0)
+
+
+def test_cs_in_any_order_and_twice():
+    x, y = digits()
+    a, b = fit(x, y, [10.0, 1e-3, 0.1, 10.0]), fit(x, y, [1e-3, 0.1, 10.0])
+    torch.testing.assert_close(a.objective, b.objective[[2, 0, 1, 2]], rtol=1e-5, atol=0)
+
+
+def test_turned_and_shifted_features_change_nothing():
+    x, y = digits()
+    turn = torch.linalg.qr(torch.randn(64, 64, generator=torch.Generator().manual_seed(0)))[0]
+    a, b = fit(x, y, ALL), fit(x @ turn + 3, y, ALL)
+    torch.testing.assert_close(a.objective, b.objective, rtol=1e-4, atol=0)
+
+
+def test_larger_features_are_a_larger_c():
+    x, y = digits()  # weights W/2 for features 2x: the same scores, a quarter of the penalty
+    a, b = fit(x, y, [4 * C for C in CS]), fit(2 * x, y, CS)
+    torch.testing.assert_close(a.objective, 4 * b.objective, rtol=1e-4, atol=0)
 
 
 def test_order_of_samples_does_not_matter():
     x, y = digits()
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(2))
     a, b = fit(x, y, CS), fit(x[order], y[order], CS)
-    torch.testing.assert_close(a.objective, b.objective, rtol=1e-5, atol=0)
+    torch.testing.assert_close(a.objective, b.objective, rtol=1e-4, atol=0)
 
 
 def test_limits():
     x, y = overlapping()
-    frequencies = (y.bincount() / len(y)).double()
+    frequencies = y.bincount() / len(y)
     torch.testing.assert_close(fit(x, y, [1e-12]).scores(x).exp(), frequencies.expand(len(x), -1), atol=1e-5, rtol=0)
     constant = fit(torch.ones(len(y), 3), y, [1.0])  # nothing to learn from
     assert (constant.weight == 0).all() and constant.converged.all()
     torch.testing.assert_close(constant.scores(torch.ones(1, 3)).exp()[0], frequencies, atol=1e-6, rtol=0)
     x, y = separable()
-    assert accuracy(*(t[0] for t in fit(x, y, [1e5])[:2]), x, y) == 1
+    found = fit(x, y, [1e5])
+    assert found.converged.all() and accuracy(found.weight[0].double(), found.bias[0].double(), x, y) == 1
 
 
 def test_more_features_than_samples_and_an_absent_class():
@@ -112,7 +159,7 @@ def test_more_features_than_samples_and_an_absent_class():
 
 def test_iterations_run_out():
     found = fit(*digits(), [1e5], iterations=2)
-    assert not found.converged.any() and found.iterations.tolist() == [4]
+    assert not found.converged.any() and found.iterations.tolist() == [2]
 
 
 def test_probe_chooses_on_validation_and_refits():
@@ -121,7 +168,7 @@ def test_probe_chooses_on_validation_and_refits():
     probe = logistic_probe(*parts, Cs=CS[::-1])
     best = [C for C, a in zip(CS[::-1], probe.validation) if a == max(probe.validation)]
     assert probe.C == min(best)
-    torch.testing.assert_close(probe.scores, fit(x[:200], y[:200], [probe.C]).scores(x[200:]))
+    torch.testing.assert_close(probe.scores, fit(x[:200], y[:200], [probe.C]).scores(x[200:]), atol=0.05, rtol=0.05)
     assert (probe.scores.argmax(1) == y[200:]).double().mean() > 0.8
 
 
@@ -133,3 +180,66 @@ def test_probe_chooses_on_validation_and_refits():
 def test_bad_input_is_named(words, change):
     given = dict(x=torch.randn(4, 2), y=torch.tensor([0, 1, 2, 0]), Cs=[1.0]) | change
     with pytest.raises(SettingError, match=words): fit(**given)
+
+
+def labelled():
+    "Five labels that depend on 12 features, some samples left out for one or all of them."
+    g = torch.Generator().manual_seed(4)
+    x = torch.randn(600, 12, generator=g)
+    y = (x @ torch.randn(12, 5, generator=g) + 2 * torch.randn(600, 5, generator=g) > torch.tensor([0, 1, -2, 3, 4])).long()
+    y[torch.rand(600, 5, generator=g) < 0.1] = -1
+    y[7] = -1
+    return x, y
+
+
+def test_labels_as_scikit_learn_of_two_classes():
+    x, y = labelled()
+    found = fit_labels(x, y, ALL)
+    assert found.converged.all() and found.weight.isfinite().all() and found.weight.shape == (45, 12, 5)
+    for r in range(0, 45, 4):
+        for label in range(5):
+            use = y[:, label] >= 0
+            model = LogisticRegression(C=ALL[r], tol=1e-9, max_iter=3000).fit(x[use].double().numpy(), y[use, label].numpy())
+            w, b = torch.from_numpy(model.coef_[0]), torch.from_numpy(model.intercept_)
+            loss = F.binary_cross_entropy_with_logits(x[use].double() @ w + b, y[use, label].double(), reduction="sum")
+            theirs = ALL[r] * loss + w.square().sum() / 2
+            assert abs(found.objective[r, label] / theirs - 1) <= 1e-4, (r, label)
+
+
+def test_left_out_samples_do_not_count():
+    x, y = labelled()
+    use = y[:, 1] >= 0
+    a, b = fit_labels(x, y, [0.01, 1.0]), fit_labels(x[use], y[use][:, 1:2], [0.01, 1.0])
+    torch.testing.assert_close(a.weight[:, :, 1:2], b.weight, atol=1e-2, rtol=1e-2)
+
+
+def test_average_precision_as_scikit_learns():
+    g = torch.Generator().manual_seed(5)
+    y = torch.randint(-1, 2, (200, 4), generator=g)
+    for scores in (torch.randn(200, 4, generator=g), torch.randint(3, (200, 4), generator=g).float(), torch.zeros(200, 4)):
+        expected = [average_precision_score(y[y[:, c] >= 0, c], scores[y[:, c] >= 0, c]) for c in range(4)]
+        torch.testing.assert_close(average_precision(scores, y), torch.tensor(expected, dtype=torch.float64))
+
+
+def test_labels_probe_gives_each_label_its_own_c():
+    x, y = labelled()
+    parts = x[:300], y[:300], x[300:450], y[300:450], x[450:]
+    probe = labels_probe(*parts, Cs=ALL[::4])
+    assert probe.scores.shape == (150, 5) and probe.validation.shape == (12, 5) and len(set(probe.C)) > 1
+    for label, C in enumerate(probe.C):
+        assert probe.validation[ALL[::4].index(C), label] == probe.validation[:, label].max()
+        use = (y[:450, label] >= 0).nonzero()[:, 0]
+        alone = fit_labels(x[use], y[use][:, label:label + 1], [C]).odds(x[450:])[:, 0]
+        torch.testing.assert_close(probe.scores[:, label], alone, atol=0.05, rtol=0.05)
+    assert average_precision(probe.scores, y[450:]).mean() > 0.6
+
+
+def test_labels_that_cannot_be_learnt_are_named():
+    x, y = labelled()
+    none = y.clone()
+    none[:, 3] = 0
+    with pytest.raises(SettingError, match=r"validation: labels \[3\] have no positive"): labels_probe(x, y, x, none, x)
+    with pytest.raises(SettingError, match=r"training: labels \[3\] have no positive"): fit_labels(x, none, [1.0])
+    with pytest.raises(SettingError, match=r"training: labels \[0, 1, 2, 3, 4\] have no negative"): fit_labels(x, y * 0 + 1, [1.0])
+    with pytest.raises(SettingError, match="each 1, 0 or −1"): fit_labels(x, y + 1, [1.0])
+    with pytest.raises(SettingError, match="must be N×L"): fit_labels(x, y[:, 0], [1.0])
