@@ -9,11 +9,8 @@ UV    := $(shell command -v uv 2>/dev/null)
 
 setup: $(VENV)/.ready ## the environment alone
 
-study: $(VENV)/.ready ## every study notebook, executed into reports/<data>-<scale>/
-	mkdir -p reports/$(DATA)-$(SCALE)
-	for n in nbs/[0-9]*.ipynb; do \
-	    $(BIN)/papermill $$n reports/$(DATA)-$(SCALE)/$$(basename $$n) -p scale $(SCALE) -p dataset $(DATA) || exit 1; \
-	done
+study: $(VENV)/.ready ## every study notebook that is not there and valid, executed into reports/<data>-<scale>/
+	$(BIN)/python -m sslnb study --scale $(SCALE) --data $(DATA)
 
 test: $(VENV)/.ready ## exported code is current; library notebooks; pytest
 	VENV=$(VENV) tests/run.sh

@@ -1,0 +1,348 @@
+"The command line: a study in small, through real kernels, and every way in which it can go wrong."
+import json
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+import termios
+import time
+from pathlib import Path
+
+import click
+import nbformat
+import pytest
+from click.testing import CliRunner
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+from sslnb import cli
+from sslnb.core import to_json
+from sslnb.runs import CorruptFile, Run
+from sslnb.train import TrainConfig, pretrain
+
+ROOT = Path(__file__).resolve().parents[1]
+SMALL = dict(dataset="digits", method="rotnet", steps=2, batch_size=8, lr=1e-3, encoder="tiny")
+
+
+@pytest.fixture
+def write(tmp_path, monkeypatch):
+    "write(number, code, needs): a tiny study notebook."
+    place = tmp_path / "nbs"
+    place.mkdir()
+    monkeypatch.setenv("SSLNB_NOTEBOOKS", str(place))
+
+    def write(number, code="print(x)", needs=""):
+        about = f"# {number} · Small\n> (key `rotnet`)\n**R{int(number)}**\n**You need** {needs}. **Time**: none."
+        parameters = 'scale: str = "quick"  # .\ndataset: str = "digits"  # .\nx: float = 1.0  # .'
+        nb = new_notebook(metadata={"kernelspec": {"name": "python3", "display_name": "python3", "language": "python"}})
+        nb.cells = [new_markdown_cell(about), new_code_cell(parameters, metadata={"tags": ["parameters"]}),
+                    new_code_cell(code)]
+        nbformat.write(nb, place / f"{number}_small.ipynb")
+    return write
+
+
+@pytest.fixture
+def copies(tmp_path):
+    "The folder of the executed copies."
+    return tmp_path / "reports" / "digits-quick"
+
+
+@pytest.fixture
+def instant(monkeypatch):
+    "Executing takes no kernel and no time; gives the names of what was executed."
+    done = []
+
+    def execute(job, made_from, on_cell=None):
+        done.append(job.notebook.number)
+        job.copy.parent.mkdir(parents=True, exist_ok=True)
+        metadata = {"sslnb": {"made from": made_from, "commit": "0123456789"}}
+        job.copy.write_text(json.dumps({"metadata": metadata, "cells": []}))
+    monkeypatch.setattr(cli, "execute", execute)
+    return done
+
+
+def sslnb(*args, code=0, **kwargs):
+    "What a command prints; it must end with this exit code, and never with a traceback."
+    done = CliRunner().invoke(cli.cli, list(map(str, args)), **kwargs)
+    assert done.exit_code == code, (done.output, done.exc_info)
+    return done.output
+
+
+def study(*args, **kwargs):
+    "The states of all notebooks after `study` on the digits."
+    return re.findall(r"^\w+ +(ok|skipped|failed)\b", sslnb("study", "--data", "digits", *args, **kwargs), re.MULTILINE)
+
+
+def hidden(folder):
+    "What killed or interrupted writing would leave."
+    return [p.name for p in folder.glob(".*")]
+
+
+def test_a_failed_notebook_stops_nothing_and_is_run_again(write, copies):
+    write("01", "print('fine')")
+    write("02", "1 / 0")
+    write("03", "print('fine, too')")
+    told = sslnb("study", "--data", "digits", code=1)
+    assert re.search(r"02_small +failed +\d+ +In \[3\]: ZeroDivisionError: division by zero", told)
+    assert sorted(p.name for p in copies.iterdir()) == ["01_small.ipynb", "02_small.failed.ipynb", "03_small.ipynb"]
+    assert "as far as it came" in told and "02_small.failed.ipynb" in told
+    copy = nbformat.read(copies / "01_small.ipynb", 4)
+    nbformat.validate(copy)
+    assert copy.cells[3].outputs[0].text == "fine\n" and str(ROOT) not in json.dumps(copy)
+
+    write("02", "import os; os.kill(os.getpid(), 9)")
+    assert study(code=1) == ["skipped", "failed", "skipped"]
+    write("02", "print('mended')")
+    assert study() == ["skipped", "ok", "skipped"]
+    assert sorted(p.name for p in copies.iterdir()) == ["01_small.ipynb", "02_small.ipynb", "03_small.ipynb"]
+
+
+def start(*args):
+    "The command in a process of its own, which takes its stderr for a terminal; and the other end of that terminal."
+    here, there = pty.openpty()
+    termios.tcsetwinsize(there, (40, 110))
+    p = subprocess.Popen([sys.executable, "-m", "sslnb", *args], stdout=subprocess.PIPE, stderr=there, cwd="/",
+                         env=os.environ.copy())
+    os.close(there)
+    return p, here
+
+
+def said(terminal):
+    "All that was written to a terminal whose other end is closed."
+    parts = []
+    try:
+        while part := os.read(terminal, 65536): parts.append(part)
+    except OSError: pass  # the end
+    os.close(terminal)
+    return b"".join(parts).decode()
+
+
+def wait_for(path, seconds=60):
+    end = time.monotonic() + seconds
+    while not path.exists() or not path.read_text():
+        assert time.monotonic() < end, f"{path} does not appear"
+        time.sleep(0.05)
+
+
+def gone(pid):
+    "Has this process ended?"
+    try: return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
+    except FileNotFoundError: return True
+
+
+@pytest.mark.parametrize("how, code", [(signal.SIGINT, 130), (signal.SIGKILL, -9)], ids=["interrupted", "killed"])
+def test_a_study_that_was_stopped_goes_on_where_it_was(how, code, write, copies, tmp_path, instant):
+    seen = tmp_path / "seen"
+    write("01")
+    assert study() == ["ok"]  # without a kernel
+    write("02", f"import os, pathlib, time\nseen = pathlib.Path({str(seen)!r})\nif not seen.exists():\n"
+                "    seen.write_text(str(os.getpid()))\n    time.sleep(100)\nprint('done')")
+    p, terminal = start("study", "--data", "digits")
+    wait_for(seen)
+    p.send_signal(how)
+    p.communicate(timeout=15)
+    err = said(terminal)
+    assert re.search(r"02_small \(2 of 2\), cell 4 of 4 \|.* gone, \d\d:\d\d left", err), err
+    assert p.returncode == code, err
+    assert "Traceback" not in err and (how == signal.SIGKILL or "goes on from here" in err), err
+    assert (copies / "01_small.ipynb").exists() and not (copies / "02_small.ipynb").exists()
+    end = time.monotonic() + 10
+    while not gone(int(seen.read_text())):
+        assert time.monotonic() < end, "the kernel lives on"
+        time.sleep(0.1)
+    assert how == signal.SIGKILL or not hidden(copies)
+    assert study() == ["skipped", "ok"]
+
+
+def test_what_is_valid_is_skipped_and_nothing_else(write, instant, monkeypatch):
+    write("01"), write("02", needs="notebook 01"), write("03"), write("10", needs="notebooks 01 to 09")
+    def ran(*args):
+        instant.clear()
+        study(*args)
+        return instant
+    assert ran() == ["01", "02", "03", "10"] and ran() == []
+    assert ran("--only", "3", "--force") == ["03"] and ran() == []  # the same again is no reason
+    write("01", "print('other')")
+    assert ran("--only", "01") == ["01"] and ran() == ["02", "10"]  # what needs it, and only that
+    monkeypatch.setattr(cli, "library_digest", lambda: "changed")
+    assert ran() == ["01", "02", "03", "10"] and ran() == []
+    monkeypatch.setattr(cli, "images_digest", lambda name: "changed")
+    assert ran() == ["01", "02", "03", "10"] and ran() == []
+    sslnb("run", "03", "--data", "digits", "-p", "x", "2.5")
+    assert instant[-1:] == ["03"] and ran() == ["03"] and ran() == []  # that copy was made with another x
+
+
+def test_an_unreadable_copy_is_no_copy(write, copies, instant):
+    write("01")
+    study()
+    (copies / "01_small.ipynb").write_text('{"metadata"')
+    assert study() == ["ok"]
+
+
+def test_the_library_counts_but_not_the_command_line(tmp_path, monkeypatch):
+    for name in ("a.py", "cli.py"): (tmp_path / name).write_text("1")
+    monkeypatch.setattr(cli.sslnb, "__file__", str(tmp_path / "__init__.py"))
+    before = cli.library_digest()
+    (tmp_path / "cli.py").write_text("2")
+    assert cli.library_digest() == before
+    (tmp_path / "a.py").write_text("2")
+    assert cli.library_digest() != before
+
+
+def test_run_passes_parameters_and_leaves_a_good_copy_alone(write, copies, tmp_path):
+    write("04", "assert x < 1, x\nprint(x, scale)")
+    assert sslnb("run", "4", "--data", "digits", "-p", "x", "0.5").splitlines()[-1] == str(copies / "04_small.ipynb")
+    good = (copies / "04_small.ipynb").read_bytes()
+    assert b'"0.5 quick\\n"' in good
+    told = sslnb("run", "04_small", "--data", "digits", code=1)
+    assert "AssertionError: 1.0" in told and (copies / "04_small.ipynb").read_bytes() == good
+    assert b"AssertionError" in (copies / "04_small.failed.ipynb").read_bytes() and not hidden(copies)
+
+
+@pytest.mark.parametrize("args, named", [
+    (["run", "7"], "no notebook 07; there are: 01_small"),
+    (["run", "01", "-p", "step", "3"], "has no parameter step; it has: scale, dataset, x"),
+    (["run", "01", "-p", "x", "[1, 2"], "is not a list"),
+    (["run", "01", "--scale", "huge"], "'smoke', 'quick', 'gpu', 'paper'"),
+    (["study", "--data", "nothing"], "no set called 'nothing'"),
+    (["study", "--only", "9"], "no notebook 09"),
+    (["study", "now"], "unexpected extra argument"),
+    (["data", "get", "imagenet"], "no set called 'imagenet'"),
+    (["store", "prune"], "--unfinished, --older-than"),
+    (["stduy"], "No such command")])
+def test_a_mistake_is_one_line_and_exit_code_2(args, named, write, tmp_path):
+    write("01")
+    told = sslnb(*args, code=2)
+    assert named in told and "Traceback" not in told and told.count("Error") == 1
+    assert not (tmp_path / "reports").exists()
+
+
+def test_no_notebooks_at_all(tmp_path, monkeypatch):
+    monkeypatch.setenv("SSLNB_NOTEBOOKS", str(tmp_path))
+    assert "no study notebooks in" in sslnb("list", code=2)
+
+
+def test_every_command_has_help_with_examples_that_name_real_options():
+    def commands(group, path=()):
+        for name, command in group.commands.items():
+            yield (*path, name), command
+            if isinstance(command, click.Group): yield from commands(command, (*path, name))
+    found = dict(commands(cli.cli))
+    assert {("list",), ("run",), ("study",), ("data", "get"), ("store", "verify"), ("store", "prune")} < set(found)
+    for path, command in found.items():
+        told = sslnb(*path, "--help")
+        options = {o for p in command.params for o in p.opts}
+        for group in [command] if isinstance(command, click.Group) else []:
+            options |= {o for c in group.commands.values() for p in c.params for o in p.opts}
+        examples = [line for line in told.split("Examples:")[1].splitlines() if line.strip().startswith("sslnb")]
+        assert examples, path
+        for line in examples: assert set(re.findall(r" (--?[a-z][a-z-]*)", line)) <= options, line
+
+
+def test_the_shell_completes_commands_and_numbers(write):
+    write("01"), write("04")
+    def completed(words):
+        env = {**os.environ, "_SSLNB_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+        code = "from sslnb.cli import cli; cli(prog_name='sslnb')"
+        return subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True).stdout.split()
+    assert completed("sslnb st") == ["plain,store", "plain,study"]
+    assert completed("sslnb run 0") == ["plain,01", "plain,04"]
+
+
+def test_list_says_which_commit_a_copy_is_from(write, instant):
+    write("01"), write("02", needs="notebook 01")
+    study("--only", "01")
+    rows = [line.split() for line in sslnb("list", "--data", "digits").splitlines()[1:]]
+    assert rows == [["01", "Small", "rotnet", "R1", "0123456789"], ["02", "Small", "rotnet", "R2", "01", "-"]]
+
+
+def test_make_study_is_this_command():
+    told = subprocess.run(["make", "-n", "study", "SCALE=gpu", "DATA=cifar10"], cwd=ROOT, capture_output=True, text=True)
+    assert "python -m sslnb study --scale gpu --data cifar10" in told.stdout
+
+
+def test_data_lists_drawn_and_own_sets_and_what_they_take(tmp_path, monkeypatch):
+    monkeypatch.setenv("SSLNB_DATA", str(tmp_path / "data"))
+    (tmp_path / "data" / "mine" / "train" / "cat").mkdir(parents=True)
+    (tmp_path / "data" / "mine" / "train" / "cat" / "1.png").write_bytes(bytes(2_000_000))
+    assert "digits/train: 1,437 images" in sslnb("data", "get", "digits")
+    rows = {line.split()[0]: line for line in sslnb("data").splitlines()}
+    assert re.search("in scikit-learn +1,797 +10 ", rows["digits"])
+    assert "not there" in rows["cifar10"]
+    assert str(tmp_path / "data" / "mine") in rows["mine"] and "2.0 MB" in rows["mine"]
+
+
+@pytest.fixture
+def run():
+    "A finished run."
+    return pretrain(TrainConfig(**SMALL))
+
+
+def unfinished(**other):
+    "A run that was stopped."
+    run = Run(TrainConfig(**SMALL | other))
+    run.folder.mkdir(parents=True)
+    (run.folder / "config.json").write_text(to_json(run.config))
+    return run
+
+
+def damage_none(run): pass
+def damage_cut(run): os.truncate(run.model_file(2), 1000)
+def damage_bit(run):
+    path = run.model_file(2)
+    data = bytearray(path.read_bytes())
+    data[-9] ^= 1
+    path.write_bytes(data)
+def damage_gone(run): run.model_file(2).unlink()
+def damage_about(run): run.provenance_file.write_text("{")
+def damage_config(run): (run.folder / "config.json").write_text('{"method": "rotnet"}')
+def damage_swapped(run): (run.folder / "config.json").write_text(to_json(TrainConfig(**SMALL, seed=9)))
+
+
+@pytest.mark.parametrize("damage", [damage_cut, damage_bit, damage_gone, damage_about, damage_config, damage_swapped])
+def test_verify_finds_every_damage(damage, run):
+    unfinished(seed=1)  # is no damage
+    assert sslnb("store", "verify") == "finished runs: 1, damaged: 0\n"
+    damage(run)
+    told = sslnb("store", "verify", code=1)
+    assert run.hash in told.splitlines()[0] and told.endswith("finished runs: 1, damaged: 1\n")
+
+
+def test_store_lists_every_run(run):
+    half = unfinished(seed=1)
+    (half.folder / "config.json").write_text("{")
+    lines = sslnb("store").splitlines()
+    assert any(line.startswith(f"{run.hash}  rotnet  digits") and line.endswith("finished") for line in lines)
+    assert any(line.startswith(f"{half.hash}  ?") and line.endswith("unfinished") for line in lines)
+    assert lines[-1].startswith("runs: 2, finished: 1, ")
+
+
+def test_an_empty_store_is_no_mistake():
+    assert sslnb("store").splitlines()[-1].startswith("runs: 0")
+    assert sslnb("store", "verify") == "finished runs: 0, damaged: 0\n"
+    assert sslnb("store", "prune", "--unfinished") == "no such run\n"
+
+
+def test_prune_asks_and_deletes_only_what_was_meant(run):
+    half, old = unfinished(seed=1), unfinished(seed=2)
+    for p in [*old.folder.iterdir(), old.folder]: os.utime(p, (time.time() - 9 * 86400,) * 2)
+    sslnb("store", "prune", "--unfinished", input="n\n", code=1)
+    assert half.folder.exists()
+    sslnb("store", "prune", "--unfinished", "--older-than", "7", input="y\n")
+    assert half.folder.exists() and not old.folder.exists()
+    assert sslnb("store", "prune", "--unfinished", "--yes") == "deleted: 1\n"
+    assert run.folder.exists() and not half.folder.exists()
+    run.verify()
+
+
+def test_prune_never_deletes_a_run_in_training(run, python):
+    code = ("import sys, time; from filelock import FileLock\n"
+            "with FileLock(sys.argv[1]): print('held', flush=True); time.sleep(60)")
+    p = python(code, run.folder / ".lock")
+    assert p.stdout.readline() == "held\n"
+    assert f"in use, and kept: {run.hash}" in sslnb("store", "prune", "--older-than", "-1", "--yes")
+    run.verify()
+    p.kill(), p.wait()
+    sslnb("store", "prune", "--older-than", "-1", "--yes")
+    with pytest.raises(CorruptFile): run.verify()
