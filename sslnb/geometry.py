@@ -175,7 +175,7 @@ def _loss(model, weights, x, y):
     return F.cross_entropy(functional_call(model, weights, (x,)), y, reduction="sum")
 
 @torch.no_grad()
-def _losses(model, images, directions, points, recalibrate):
+def _losses(model, images, directions, points, recalibrate, bar=None):
     "The mean loss at each of `points` (G×D, in units of the D `directions`): G, on the CPU."
     _check(model, images)
     device, weights = _device(model), {k: w.detach() for k, w in model.named_parameters()}
@@ -185,13 +185,12 @@ def _losses(model, images, directions, points, recalibrate):
     net = replace_all_batch_norm_modules_(copy.deepcopy(model)) if recalibrate else model
     def at(point, x, y):
         return _loss(net, {k: w + sum(a * d[k] for a, d in zip(point, directions)) for k, w in weights.items()}, x, y)
-    bar, found = Progress(len(points), "loss surface", "point"), []
+    found = []
     with frozen(net):
         for some in points.to(device).split(POINTS):
             total = sum(vmap(at, (0, None, None))(some, x, y) for x, y in _parts(images, device))
             found.append(total.cpu() / len(images))
-            bar.update(len(some))
-    bar.close(f"the loss at {len(points)} points")
+            if bar: bar.update(len(some))
     return torch.cat(found)
 
 def _key(model, images):
@@ -207,7 +206,12 @@ def loss_surface(model: nn.Module, images: Images, directions: list[dict[str, Te
     points = torch.cartesian_prod(*[grid.float().cpu()] * len(directions)).view(-1, len(directions))
     digests = [digest({k: t.cpu() for k, t in d.items()}) for d in directions]
     key = _key(model, images) | {"surface": digests, "grid": grid.tolist(), "recalibrate": recalibrate}
-    found = remember(key, lambda: {"loss": _losses(model, images, directions, points, recalibrate).tolist()})
+    def compute():
+        bar = Progress(len(points), "loss surface", "point")
+        found = _losses(model, images, directions, points, recalibrate, bar)
+        bar.close(f"the loss at {len(points)} points")
+        return {"loss": found.tolist()}
+    found = remember(key, compute)
     return torch.tensor(found["loss"]).view([len(grid)] * len(directions))
 
 # %% ../nbs/lib/geometry.ipynb #6b1092ac
