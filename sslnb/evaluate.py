@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['RATES', 'raw_pixels', 'Probe', 'hold_out', 'linear_probe', 'knn', 'metrics', 'Result', 'score', 'check_classes',
-           'evaluate', 'evaluate_run', 'evaluate_pixels', 'linear_tuning', 'tune_run', 'logistic_encoder',
-           'logistic_run', 'logistic_pixels', 'cluster_accuracy', 'cluster_run', 'cluster_pixels', 'few_labels',
-           'fine_tuning', 'fine_tune', 'tuning', 'judge', 'judge_run']
+           'evaluate', 'evaluate_run', 'evaluate_pixels', 'linear_tuning', 'tune_run', 'tuned_classifier',
+           'logistic_encoder', 'logistic_run', 'logistic_pixels', 'cluster_accuracy', 'cluster_run', 'cluster_pixels',
+           'few_labels', 'fine_tuning', 'fine_tune', 'tuning', 'judge', 'judge_run']
 
 # %% ../nbs/lib/evaluate.ipynb #1588d628
 import functools, math, warnings
@@ -185,6 +185,12 @@ def tune_run(run: Run, train: Images, test: Images, *, epochs: int = 30, seed: i
         return {"train": on_train, "test": on_test, "weight": head.weight, "bias": head.bias}
     key = {"tuning": stored_info(run.model_file(run.config.steps))["encoder"], "epochs": epochs}
     return remember_tensors(key | _images_key(train, test, seed), compute)
+
+def tuned_classifier(run: Run, way: dict[str, Tensor]) -> nn.Sequential:
+    "The encoder of `run` and the linear layer of a `way` that `tune_run` gave: images (N C H W, in [0,1]) to scores. In evaluation mode."
+    head = nn.Linear(*way["weight"].T.shape)
+    head.load_state_dict({name: way[name] for name in ("weight", "bias")})
+    return nn.Sequential(load_encoder(run), head.to(best_device())).eval()
 
 # %% ../nbs/lib/evaluate.ipynb #c67c189b
 def _logistic(features_of, train, val, test):
