@@ -5,7 +5,7 @@ VENV  ?= .venv
 BIN   := $(VENV)/bin
 UV    := $(shell command -v uv 2>/dev/null)
 
-.PHONY: setup study test lab data export clean-nb
+.PHONY: setup study test lab docs data export clean-nb
 
 setup: $(VENV)/.ready ## the environment alone
 
@@ -17,6 +17,9 @@ test: $(VENV)/.ready ## exported code is current; library notebooks; pytest
 
 lab: $(VENV)/.ready
 	$(BIN)/jupyter lab nbs
+
+docs: $(VENV)/.ready ## the site of all notebooks, with the reference: _docs/html/index.html
+	$(BIN)/python -m sphinx -W --keep-going -q -c docs -d _docs/doctrees . _docs/html
 
 data: $(VENV)/.ready ## unpack the real image sets, where their packs are at hand
 	$(BIN)/python data/unpack.py $(PACKS)
@@ -31,9 +34,9 @@ clean-nb: $(VENV)/.ready
 $(VENV)/.ready: settings.ini setup.py pyproject.toml constraints.txt
 ifdef UV
 	test -x $(BIN)/python || uv venv $(VENV)
-	uv pip install -q --python $(BIN)/python -c constraints.txt -e '.[dev]'
+	uv pip install -q --python $(BIN)/python -c constraints.txt -e '.[dev,docs]'
 else
 	test -x $(BIN)/python || python3 -m venv $(VENV)
-	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev,docs]'
 endif
 	touch $@
