@@ -6,8 +6,8 @@
 __all__ = ['SCALES', 'Mistake', 'Commands', 'digest', 'Notebook', 'read_notebook', 'notebooks', 'chosen', 'Job', 'job',
            'library_digest', 'images_digest', 'stamp_of', 'stamp', 'shown', 'failed_copy', 'execute', 'expected',
            'seconds_left', 'Display', 'Outcome', 'reason', 'attempt', 'run_jobs', 'line', 'table', 'typed', 'cli',
-           'list_notebooks', 'run', 'study', 'files', 'size', 'data', 'get', 'run_folders', 'is_finished', 'store',
-           'damage', 'verify', 'remove', 'prune']
+           'list_notebooks', 'run', 'study', 'report', 'files', 'size', 'data', 'get', 'run_folders', 'is_finished',
+           'store', 'damage', 'verify', 'remove', 'prune']
 
 # %% ../nbs/lib/cli.ipynb #b4811f1d
 import ast, hashlib, json, logging, os, re, shutil, sys, threading, time, warnings
@@ -117,8 +117,8 @@ def job(notebook: Notebook, parameters: dict[str, Any], copy: Path | None = None
     return Job(notebook, parameters, copy or reports() / place / notebook.path.name)
 
 def library_digest() -> str:
-    "Stands for the code of the library, this module apart: it changes no result."
-    others = ("cli.py", "__main__.py", "_modidx.py")
+    "Stands for the code of the library, but for this module and `site`: they change no result."
+    others = ("cli.py", "site.py", "__main__.py", "_modidx.py")
     return digest({p.name: p.read_text() for p in Path(sslnb.__file__).parent.glob("*.py") if p.name not in others})
 
 def images_digest(dataset: str) -> str:
@@ -392,6 +392,14 @@ def _finish(jobs: list[Job], outcomes: list[Outcome]):
     for path in failed:
         if path.exists(): click.echo(f"as far as it came: {shown(path)}", err=True)
     if failed: click.get_current_context().exit(1)
+
+# %% ../nbs/lib/cli.ipynb #d8a90747
+@cli.command(epilog=_examples("sslnb report"))
+def report():
+    "Write the page of all results, reports/index.html, and the executed notebooks as HTML beside them."
+    from sslnb import site
+    site.notebook_pages()
+    click.echo(shown(site.build()))
 
 # %% ../nbs/lib/cli.ipynb #72a27471
 def files(path: Path) -> list[Path]:

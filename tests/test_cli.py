@@ -229,7 +229,7 @@ def test_every_command_has_help_with_examples_that_name_real_options():
             yield (*path, name), command
             if isinstance(command, click.Group): yield from commands(command, (*path, name))
     found = dict(commands(cli.cli))
-    assert {("list",), ("run",), ("study",), ("data", "get"), ("store", "verify"), ("store", "prune")} < set(found)
+    assert {("list",), ("run",), ("study",), ("report",), ("data", "get"), ("store", "verify"), ("store", "prune")} < set(found)
     for path, command in found.items():
         told = sslnb(*path, "--help")
         options = {o for p in command.params for o in p.opts}

@@ -1,0 +1,280 @@
+"The page of all results: what it says, and what a real browser makes of it."
+import json
+import os
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import nbformat
+import pandas as pd
+import pytest
+from bs4 import BeautifulSoup
+from click.testing import CliRunner
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+from sslnb import cli, site
+from sslnb.report import claims, record_all, record_claim, verdicts
+
+VOID = {"meta", "link", "img", "input", "col", "br", "hr"}
+
+
+def rows(paper, item, method, dataset, scale="quick", values=(0.5, 0.52, 0.54), metric="top1", **setting):
+    return [dict(values={metric: v}, paper=paper, item=item, method=method, dataset=dataset, scale=scale, seed=seed,
+                 setting=setting, n=2000) for seed, v in enumerate(values)]
+
+
+@pytest.fixture
+def reports(tmp_path):
+    "Made records of all kinds: several sets, scales, readings and verdicts; two notebooks with figures."
+    place = tmp_path / "reports"
+    for dataset in ("cifar10", "shapes"):
+        record_all(sum((rows("rotnet", "Table 1", m, dataset, fraction=f, final=True, epochs=20.0)
+                        for m in ("simclr", "rotnet") for f in (0.01, 0.5)), []))
+    record_all(rows("rotnet", "Table 1", "simclr", "cifar10", "gpu", (0.651, 0.653, 0.655), fraction=0.01, epochs=60.0))
+    for dataset in ("cifar10->stl10-subset", "shapes->shapes-b"):
+        record_all(rows("rotnet", "Table 2b", "simclr", dataset, batch=32))
+    for reading in ("linear probe", "<matching>"): record_all(rows("deepcluster", "Table 1", "deepcluster", "mnist", reading=reading))
+    for claim, dataset, scale, margins, setting in [
+            ("R1", "cifar10", "gpu", [0.02, 0.021, 0.022], {}), ("R1", "cifar10", "quick", [0.02, -0.01, 0.0], {}),
+            ("R2", "cifar10", "gpu", [-0.02, -0.021, -0.022], {}), ("R3", "cifar10", "gpu", [0.1], {}),
+            ("R3", "shapes", "quick", [0.1, 0.11], {"by": "batch"}), ("R3", "shapes", "quick", [-0.1, -0.11], {"by": "steps"}),
+            ("D1", "shapes", "quick", [0.1, 0.11], {"reading": "corrected"})]:
+        record_claim(claim, pd.Series(margins), dataset=dataset, scale=scale, method="simclr", setting=setting)
+    for folder, number, paper in (("cifar10-gpu", "01", "rotnet"), ("shapes-quick", "05", "deepcluster")):
+        (place / folder).mkdir()
+        nb = new_notebook(cells=[new_markdown_cell(f"# {number} · Small\n> Somebody (key `{paper}`)"),
+                                 new_markdown_cell("## A *line*\n\nIt goes up:"),
+                                 new_code_cell(f'study.save_figure(fig, "{number}_small-line", dataset, scale);')])
+        nbformat.write(nb, place / folder / f"{number}_small.ipynb")
+        fig, ax = plt.subplots(figsize=(4, 3))
+        ax.plot([1, 2])
+        fig.savefig(place / folder / f"{number}_small-line.png", dpi=60)
+        plt.close(fig)
+    return place
+
+
+@pytest.fixture
+def soup(reports):
+    return BeautifulSoup(site.build().read_text(), "html.parser")
+
+
+def texts(elements):
+    return [" ".join(e.get_text(" ").split()) for e in elements]
+
+
+def test_every_claim_has_a_verdict_and_none_is_blank(soup):
+    bodies = soup.select("#verdicts tbody.one")
+    assert [b["id"] for b in bodies] == list(claims().index)
+    verdicts = {b["id"]: [(r["data-dataset"], r["data-scale"], r["data-verdict"]) for r in b.select("tr.row")] for b in bodies}
+    assert verdicts["R1"] == [("cifar10", "gpu", "reproduced|for"), ("cifar10", "quick", "toy|unclear")]
+    assert verdicts["R2"] == [("cifar10", "gpu", "not reproduced|against")]
+    assert verdicts["R3"] == [("cifar10", "gpu", "inconclusive|unclear"), ("shapes", "quick", "toy|against")]
+    assert verdicts["G6"] == [("", "", "not run")]
+    assert all(len(b.select(".badge")) == len(b.select("tr.row")) > 0 for b in bodies)
+    assert "[−∞, +∞]" in soup.select_one("#R3").get_text() and "corrected" in soup.select_one("#D1").get_text()
+
+
+def test_verdicts_are_those_of_report(reports):
+    found = [(c["id"], r) for c in site.claim_rows() for r in c["rows"] if r["verdict"] != "not run"]
+    assert len(found) == 6
+    for claim, row in found:
+        (same,) = verdicts([claim], row["dataset"], row["scale"]).to_dict("records")
+        assert {k: row[k] for k in ("reading", "margin", "evidence", "verdict")} | {"text": same["text"]} == same
+
+
+def table(soup, label):
+    return soup.select_one(f'div.table > [aria-label="Table: {label}"]')
+
+
+def test_tables_set_ours_beside_the_papers(soup):
+    for p in soup.select("[popover]"): p.decompose()
+    t = table(soup, "rotnet, Table 1, cifar10")
+    assert texts(t.select("thead th"))[3:] == ["ours: cifar10, gpu", "Δ", "ours: cifar10, quick", "Δ toy", "ours: shapes, quick"]
+    line = next(r for r in t.select("tbody tr") if "Fine-tuned SimCLR, 1%" in r.get_text())
+    assert texts(line.select("td"))[-6:] == ["0.653", "0.653 ± 0.002 (3)", "+0.000 reproduced", "0.520 ± 0.020 (3)", "−0.133",
+                                            "0.520 ± 0.020 (3)"]
+    heads = {s["aria-label"][7:]: texts(s.select("thead th"))[3:] for s in soup.select("div.table > .box")}
+    assert heads["rotnet, Table 2b, cifar10 → stl10"] == ["ours: cifar10 → stl10-subset, quick", "ours: shapes → shapes-b, quick"]
+    two = "deepcluster, Table 1, mnist"
+    assert "our setting" in heads[two] and "<matching>" in table(soup, two).get_text()
+    rest = soup.select_one("details.rest[data-paper=simclic]")
+    assert "not run" in rest.get_text() and "that nothing here measures" in rest.get_text()
+
+
+def test_every_number_of_ours_leads_to_its_origin(soup):
+    buttons = soup.select("button.number")
+    about = {p["id"]: p for p in soup.select("[popover]")}
+    assert len(buttons) == len(about) == 20 and {b["popovertarget"] for b in buttons} == set(about)
+    one = next(p for p in about.values() if "Fine-tuned SimCLR, 1%" in p.get_text() and "gpu" in p.get_text())
+    told = " ".join(one.get_text(" ").split())
+    for part in ("0 0.651 1 0.653 2 0.655", "test images 2000", "epochs 60", "CPU", "torch", "commit"): assert part in told, part
+
+
+class Balanced(HTMLParser):
+    "Are all tags closed, in order?"
+    def __init__(self):
+        super().__init__()
+        self.open = []
+    def handle_starttag(self, tag, attrs):
+        if tag not in VOID: self.open.append(tag)
+    def handle_startendtag(self, tag, attrs): pass
+    def handle_endtag(self, tag): assert self.open.pop() == tag, (tag, self.getpos())
+
+
+def test_the_page_is_sound_html_that_needs_no_network(soup, reports):
+    html = (reports / "index.html").read_text()
+    parser = Balanced()
+    parser.feed(html)
+    assert not parser.open
+    ids = [e["id"] for e in soup.select("[id]")]
+    assert len(ids) == len(set(ids))
+    for name in ("aria-labelledby", "popovertarget"): assert {e[name] for e in soup.select(f"[{name}]")} <= set(ids)
+    assert {a["href"][1:] for a in soup.select('a[href^="#"]')} <= set(ids)
+    assert "http" not in html and "url(" not in html and "@import" not in html
+    files = [e.get("src") or e.get("href") for e in soup.select("img, a[href]:not([href^='#'])")]
+    assert len(files) > 10 and all((reports / f).exists() for f in files)
+    assert all(img["alt"] and img["width"] and img["loading"] == "lazy" for img in soup.select("img"))
+    assert all(th.get("scope") for th in soup.select("th"))
+    assert all(t.caption or "verdicts" in t["class"] for t in soup.select(".box > table"))
+
+
+def test_the_same_records_give_the_same_bytes(reports):
+    first = site.build().read_bytes()
+    assert site.build().read_bytes() == first
+    site.notebook_pages()  # what git ignores makes no difference
+    assert site.build().read_bytes() == first
+    assert str(reports).encode() not in first
+
+
+def test_the_committed_page_is_small():
+    index = Path(__file__).resolve().parents[1] / "reports" / "index.html"
+    if not index.exists(): pytest.skip("reports/index.html is not built: sslnb report")
+    assert index.stat().st_size < 1.5e6
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    api = pytest.importorskip("playwright.sync_api", reason="the browser tests need playwright: pip install playwright")
+    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if not path: pytest.skip("the browser tests need chromium: apt install chromium")
+    with api.sync_playwright() as p:
+        browser = p.chromium.launch(executable_path=path, args=["--disable-gpu"] + ["--no-sandbox"] * (os.geteuid() == 0))
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def opened(chromium, reports):
+    "opened(width, after, **how): the page in a window; it must neither fail nor ask for anything that is not a file."
+    site.notebook_pages()
+    index, contexts, wrong = site.build(), [], []
+
+    def opened(width=1280, after="", **how):
+        contexts.append(chromium.new_context(viewport={"width": width, "height": 800}, reduced_motion="reduce", **how))
+        page = contexts[-1].new_page()
+        def note(text):
+            if page.url.startswith(index.as_uri()): wrong.append(text)  # a notebook's page may ask for MathJax
+        page.on("request", lambda r: r.url.startswith(("file:", "data:")) or note(r.url))
+        page.on("pageerror", lambda e: note(str(e)))
+        page.on("console", lambda m: m.type == "error" and note(m.text))
+        page.goto(index.as_uri() + after)
+        return page
+    yield opened
+    for context in contexts: context.close()
+    assert not wrong
+
+
+def shown(page, selector):
+    return page.locator(f"{selector}:visible").count()
+
+
+def test_filters(opened):
+    page = opened()
+    def chosen(**values):
+        for name, value in values.items(): (page.fill if name == "text" else page.select_option)(f"[name={name}]", value)
+        return shown(page, "tr.row")
+    everything = shown(page, "tr.row")
+    assert everything == page.locator("tr.row").count() == 41 and page.locator("[name=count]").inner_text() == "41 of 41 verdicts shown"
+    assert chosen(verdict="reproduced") == 1 and shown(page, "#verdicts tbody.one") == 1 == shown(page, "#verdicts .group")
+    assert chosen(verdict="against") == 2 and chosen(verdict="not run") == 35
+    assert chosen(verdict="", paper="deepcluster") == 5 and shown(page, "figure") == 1 and shown(page, "div.table") == 1
+    assert chosen(paper="", dataset="cifar10") == 4 and shown(page, "figure") == 1
+    assert not page.get_by_text("ours: shapes, quick").is_visible() and page.get_by_text("ours: cifar10, gpu").is_visible()
+    assert chosen(scale="gpu") == 3 and not page.get_by_text("ours: cifar10, quick").first.is_visible()
+    assert chosen(text="pretraining steps") == 1
+    assert page.evaluate("location.hash") == "#dataset=cifar10&scale=gpu&text=pretraining+steps"
+    page.reload()
+    assert shown(page, "tr.row") == 1 and page.input_value("[name=text]") == "pretraining steps"
+    page.fill("[name=text]", "no such words")
+    assert page.get_by_text("No verdict fits").is_visible() and page.get_by_text("No figure fits").is_visible()
+    page.get_by_role("button", name="Clear").click()
+    assert shown(page, "tr.row") == everything and page.evaluate("location.hash") == ""
+
+
+def test_a_filtered_page_can_be_linked_to_and_parts_keep_the_filter(opened):
+    page = opened(after="#verdict=toy&paper=rotnet")
+    assert shown(page, "tr.row") == 2
+    page.get_by_role("link", name="Figures").click()
+    assert shown(page, "tr.row") == 2 and page.evaluate("scrollY") > 300
+
+
+def test_figures_show_and_notebooks_open(opened):
+    page = opened()
+    for image in page.locator("img").all():
+        image.scroll_into_view_if_needed()
+        page.wait_for_function("i => i.complete && i.naturalWidth > 0", arg=image.element_handle())
+    page.locator("tr.copy a").first.click()
+    page.wait_for_url("**/cifar10-gpu/01_small.html")
+    assert page.get_by_role("heading", name="01 · Small").is_visible()
+
+
+def test_origins_open_by_keyboard_and_close(opened):
+    page = opened()
+    number = page.locator("#R2 button.number").first
+    number.focus()
+    page.keyboard.press("Enter")
+    dialog = page.get_by_role("dialog", name="R2, cifar10, gpu")
+    assert dialog.is_visible() and "-0.021" in dialog.inner_text() and "commit" in dialog.inner_text()
+    page.keyboard.press("Escape")
+    assert not dialog.is_visible() and number.evaluate("b => b === document.activeElement")
+    number.click()
+    dialog.get_by_role("button", name="Close").click()
+    assert not dialog.is_visible()
+
+
+def test_a_phone_scrolls_tables_and_not_the_page(opened):
+    page = opened(360)
+    for text in ("Verdicts", "Figures"): page.get_by_role("heading", name=text, exact=True).scroll_into_view_if_needed()
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    box = page.locator("div.table .box").first
+    assert box.evaluate("b => b.scrollWidth > b.clientWidth && getComputedStyle(b).overflowX === 'auto'")
+    page.locator("#R1 button.number").first.click()
+    edges = page.locator("[popover]:popover-open").bounding_box()
+    assert edges["x"] >= 0 and edges["x"] + edges["width"] <= 360
+
+
+def test_without_javascript_everything_is_there(opened):
+    page = opened(java_script_enabled=False)
+    assert shown(page, "tr.row") == 41 and not page.locator("form").is_visible() and shown(page, "figure") == 2
+    page.locator("#R2 button.number").first.click()
+    assert page.get_by_role("dialog", name="R2, cifar10, gpu").is_visible()
+
+
+@pytest.mark.parametrize("how", [dict(), dict(color_scheme="dark"), dict(width=360)], ids=["light", "dark", "phone"])
+def test_axe_finds_nothing(opened, how):
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright",
+                              reason="the accessibility check needs axe: pip install axe-playwright-python").Axe()
+    page = opened(**how)
+    for details in page.locator("details").all(): details.evaluate("d => d.open = true")
+    for popover in (False, True):
+        if popover: page.locator("#R3 button.number").first.click()
+        found = axe.run(page)
+        assert not found.violations_count, found.generate_report()
+
+
+def test_the_command_says_where_the_page_is(reports):
+    done = CliRunner().invoke(cli.cli, ["report"])
+    assert done.exit_code == 0 and done.output.strip() == str(reports / "index.html")
+    pages = json.loads((reports / "pages.js").read_text().removeprefix("var pages = ").rstrip(";\n"))
+    assert pages == ["cifar10-gpu/01_small.html", "shapes-quick/05_small.html"] and all((reports / p).exists() for p in pages)
