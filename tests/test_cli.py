@@ -141,7 +141,7 @@ def test_a_study_that_was_stopped_goes_on_where_it_was(how, code, write, copies,
     p, terminal = start("study", "--data", "digits")
     wait_for(seen)
     p.send_signal(how)
-    p.communicate(timeout=15)
+    p.communicate(timeout=90)
     err = said(terminal)
     assert re.search(r"02_small \(2 of 2\), cell 4 of 4 \|.* gone, \d\d:\d\d left", err), err
     assert p.returncode == code, err
