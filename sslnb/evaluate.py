@@ -205,26 +205,26 @@ def _of_labels(found, labels):
     mean = average_precision(found.scores, labels).mean().item()
     return {"map": mean, "error": 1 - mean, "validation": found.validation.amax(0).mean().item()}
 
-def _logistic_key(what, train, val, test):
-    return {"logistic": what, "train": train.fingerprint, "val": val.fingerprint, "test": test.fingerprint}
+def _remembered_logistic(what, reader, train, val, test):
+    "`_logistic` by what `reader()` gives, a function of images; only called if `what` was not judged before."
+    for other in (val, test): check_classes(train, other)
+    key = {"logistic": what, "train": train.fingerprint, "val": val.fingerprint, "test": test.fingerprint}
+    return remember(key, lambda: _logistic(reader(), train, val, test))
 
 def logistic_encoder(encoder: Encoder, train: Images, val: Images, test: Images) -> dict[str, float]:
     """Logistic evaluation of the features of `encoder` (`simclic` §4.2): `metrics` on `test`, `error` (1 − top-1), `C` and the
     accuracy on `val` that it was chosen by. Where images have several labels (VOC2007), one against the rest for each:
     `map`, the mean average precision, and `error` = 1 − `map`. Remembered by the weights. `DataError`: other classes."""
-    for other in (val, test): check_classes(train, other)
-    return remember(_logistic_key(digest_of(encoder), train, val, test),
-                    lambda: _logistic(functools.partial(features, encoder), train, val, test))
+    return _remembered_logistic(digest_of(encoder), lambda: functools.partial(features, encoder), train, val, test)
 
 def logistic_run(run: Run, step: int, train: Images, val: Images, test: Images) -> dict[str, float]:
     "`logistic_encoder` of the encoder of `run` after `step` steps; it is loaded only if it was not judged before."
-    for other in (val, test): check_classes(train, other)
-    return remember(_logistic_key(stored_info(run.model_file(step))["encoder"], train, val, test),
-                    lambda: _logistic(functools.partial(features, load_encoder(run, step)), train, val, test))
+    weights = stored_info(run.model_file(step))["encoder"]
+    return _remembered_logistic(weights, lambda: functools.partial(features, load_encoder(run, step)), train, val, test)
 
 def logistic_pixels(train: Images, val: Images, test: Images) -> dict[str, float]:
     "The same of the raw pixels."
-    return remember(_logistic_key("raw pixels", train, val, test), lambda: _logistic(raw_pixels, train, val, test))
+    return _remembered_logistic("raw pixels", lambda: raw_pixels, train, val, test)
 
 # %% ../nbs/lib/evaluate.ipynb #a8727ee8
 def cluster_accuracy(x: Tensor, x_test: Tensor, y_test: Tensor, k: int, *, components: int | None = None, seed: int = 0,

@@ -201,9 +201,7 @@ class SimSiam(Method):
         h, z = both.split([self.encoder.dim, both.shape[1] - self.encoder.dim], 1)
         return {"deviation": channel_deviation(z), "rank": effective_rank(h)}
 
-    def views(self, batch, recipe, generator):
-        "Two random views of every image, as SimCLR's (2N C H W)."
-        return augment(torch.cat([batch.x, batch.x]), recipe, generator)
+    views = SimCLR.views  # two of every image, 2N C H W
 
     def loss(self, views, batch):
         z = self.project(self.encoder(views))  # 2N×out

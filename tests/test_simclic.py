@@ -28,8 +28,7 @@ def test_heads_and_loss_are_those_of_lightly(some):
     torch.manual_seed(0)
     ours = SimSiam(encoder("tiny", some), some, **SMALL)
     project, predict = SimSiamProjectionHead(ours.encoder.dim, 32, 16), SimSiamPredictionHead(16, 8, 16)
-    bare = {k: v for k, v in ours.project.state_dict().items()}
-    theirs = dict(zip([k for k in project.state_dict() if not k.startswith("layers.7")], bare.values()))
+    theirs = dict(zip([k for k in project.state_dict() if not k.startswith("layers.7")], ours.project.state_dict().values()))
     project.load_state_dict(theirs, strict=False)  # their last BatchNorm has no weight and bias; ours begins at 1 and 0
     predict.load_state_dict(dict(zip(predict.state_dict(), ours.predict.state_dict().values())))
     x = torch.rand(32, 3, 32, 32, generator=rng("x"))
