@@ -5,17 +5,20 @@
 # %% auto #0
 __all__ = ['SCALES', 'Mistake', 'Commands', 'digest', 'Notebook', 'read_notebook', 'notebooks', 'chosen', 'Job', 'job',
            'library_digest', 'images_digest', 'stamp_of', 'stamp', 'shown', 'failed_copy', 'execute', 'expected',
-           'seconds_left', 'Display', 'Outcome', 'reason', 'attempt', 'run_jobs', 'line', 'table', 'typed', 'cli',
-           'list_notebooks', 'run', 'study', 'report', 'files', 'size', 'data', 'get', 'run_folders', 'is_finished',
-           'store', 'damage', 'verify', 'remove', 'prune']
+           'seconds_left', 'Display', 'Outcome', 'reason', 'attempt', 'usual_jobs', 'sharing', 'run_job', 'stop',
+           'run_jobs', 'line', 'table', 'typed', 'cli', 'list_notebooks', 'run', 'study', 'report', 'files', 'size',
+           'data', 'get', 'run_folders', 'is_finished', 'store', 'damage', 'verify', 'remove', 'prune']
 
 # %% ../nbs/lib/cli.ipynb #b4811f1d
-import ast, hashlib, json, logging, os, re, shutil, sys, threading, time, warnings
+import ast, contextlib, hashlib, json, logging, os, re, shutil, sys, threading, time, warnings
 from collections.abc import Iterable
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import click
+import psutil
 import yaml
 from tqdm import tqdm
 
@@ -117,8 +120,8 @@ def job(notebook: Notebook, parameters: dict[str, Any], copy: Path | None = None
     return Job(notebook, parameters, copy or reports() / place / notebook.path.name)
 
 def library_digest() -> str:
-    "Stands for the code of the library, but for this module and `site`: they change no result."
-    others = ("cli.py", "site.py", "__main__.py", "_modidx.py")
+    "Stands for the code of the library, but for this module, `site` and `exercises`: they change no result."
+    others = ("cli.py", "site.py", "exercises.py", "__main__.py", "_modidx.py")
     return digest({p.name: p.read_text() for p in Path(sslnb.__file__).parent.glob("*.py") if p.name not in others})
 
 def images_digest(dataset: str) -> str:
@@ -162,8 +165,8 @@ def execute(job: Job, made_from: dict, on_cell=None):
     from sslnb.runs import commit
     logging.getLogger("papermill").setLevel("ERROR")  # it warns of parameters whose annotation it cannot read
     quiet = ["--IPKernelApp.log_level=CRITICAL"]  # the kernel's own log would fall into the display
-    with replacing(job.copy) as part, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "The specified file")  # papermill would rather that it ended in .ipynb
+    warnings.filterwarnings("ignore", "The specified file")  # papermill would rather that the hidden file ended in .ipynb
+    with replacing(job.copy) as part:
         try: nb = papermill.execute_notebook(job.notebook.path, part, job.parameters, progress_bar=False, cwd=ROOT,
                                              on_cell_start=on_cell, extra_arguments=quiet)
         except Exception:
@@ -190,11 +193,13 @@ def seconds_left(gone: float, done: float, current: float, since: float, ahead: 
 
 # %% ../nbs/lib/cli.ipynb #c106a384
 class Display:
-    "One line on the terminal: which notebook, which cell, time gone, time left. Into a file: a line for each notebook."
-    def __init__(self, jobs: list[Job]):
-        self.jobs, self.costs, self.at = jobs, [expected(j) for j in jobs], -1
-        self.gone = self.done = self.current = 0.0
-        self.ahead, self.began, self.over = self._after(-1), time.monotonic(), threading.Event()
+    "One line on the terminal: which notebooks, which cells, time gone, time left. Into a file: a line for each notebook."
+    def __init__(self, jobs: list[Job], at_once: int):
+        self.costs = {j.notebook.path.stem: expected(j) for j in jobs}
+        self.ahead = {name: sum(costs.values()) for name, costs in self.costs.items()}  # expected of what has not begun
+        self.now = {}  # notebooks that run: cell, seconds expected of it, since when
+        self.gone = self.done = 0.0
+        self.at_once, self.lock, self.over = at_once, threading.RLock(), threading.Event()
         self.bar = tqdm(total=1, smoothing=0, leave=False, disable=None, file=sys.stderr,
                         bar_format="{desc} |{bar:20}| {elapsed} gone, {remaining} left")
 
@@ -206,46 +211,52 @@ class Display:
         self.over.set()
         self.bar.close()
 
-    def _after(self, at: int) -> float:
-        "Seconds expected of the notebooks after this one."
-        return sum(sum(costs.values()) for costs in self.costs[at + 1:])
-
     def _tick(self):  # a cell can take minutes; the clock goes on
         while not self.over.wait(1): self._show()
 
-    def _show(self):
-        left = seconds_left(self.gone, self.done, self.current, time.monotonic() - self.began, self.ahead)
-        self.bar.n = self.bar.format_dict["elapsed"]
-        self.bar.total = self.bar.n + left
-        self.bar.refresh()
-
-    def _next(self, current: float, ahead: float, text: str):
-        "What was current is done."
+    def left(self) -> float:
+        "Seconds until the last notebook is done: what all have left, shared; or what one of those that run has left."
         now = time.monotonic()
-        self.gone, self.done, self.began = self.gone + now - self.began, self.done + self.current, now
-        self.current, self.ahead = current, ahead
-        self.bar.set_description_str(text, refresh=False)
+        running = [seconds_left(self.gone, self.done, cost, now - since, self.ahead[name])
+                   for name, (_, cost, since) in self.now.items()]
+        waiting = sum(ahead for name, ahead in self.ahead.items() if name not in self.now)
+        return max([*running, (sum(running) + seconds_left(self.gone, self.done, 0, 0, waiting)) / self.at_once])
+
+    def _show(self):
+        with self.lock:
+            where = ", ".join(f"{name} {cell}/{len(self.costs[name])}" for name, (cell, *_) in self.now.items())
+            finished = len(self.costs) - len(self.ahead)
+            self.bar.set_description_str(f"{where}; {finished} of {len(self.costs)} done", refresh=False)
+            self.bar.n = self.bar.format_dict["elapsed"]
+            self.bar.total = self.bar.n + self.left()
+            self.bar.refresh()
+
+    def _over(self, name: str):
+        "What was current in a notebook is done."
+        _, cost, since = self.now.pop(name, (0, 0.0, time.monotonic()))
+        self.gone, self.done = self.gone + time.monotonic() - since, self.done + cost
+
+    def _next(self, name: str, cell: int, cost: float):
+        with self.lock:
+            self._over(name)
+            self.now[name] = cell, cost, time.monotonic()
+            self.ahead[name] -= cost
         self._show()
 
-    def _where(self) -> str:
-        return f"{self.jobs[self.at].notebook.path.stem} ({self.at + 1} of {len(self.jobs)})"
+    def begin(self, name: str):
+        "A notebook begins."
+        self._next(name, 0, self.costs[name]["start"])
 
-    def skip(self):
-        "The next notebook is passed over."
-        self.at += 1
-        self._next(0.0, self._after(self.at), self._where())
-
-    def begin(self):
-        "The next notebook begins."
-        self.at += 1
-        start = self.costs[self.at]["start"]
-        self._next(start, self._after(self.at - 1) - start, self._where())
-
-    def cell(self, cell, cell_index: int):
+    def cell(self, name: str, cell, cell_index: int):
         "A cell begins."
-        costs = self.costs[self.at]
-        cost, text = costs.get(cell.id, 0.0), f"{self._where()}, cell {cell_index + 1} of {len(costs)}"
-        self._next(cost, self.ahead - cost, text)  # costs has the start, papermill adds a cell: as many
+        self._next(name, cell_index + 1, self.costs[name].get(cell.id, 0.0))  # costs has the start, papermill adds a cell
+
+    def end(self, name: str):
+        "A notebook is done, or passed over."
+        with self.lock:
+            self._over(name)
+            del self.ahead[name]
+        self._show()
 
     def say(self, text: str):
         "A line that stays."
@@ -272,21 +283,62 @@ def attempt(job: Job, made_from: dict, on_cell=None) -> Outcome:
     except Exception as err: why = reason(err)  # whatever it is, the notebooks after this one have their turn
     return Outcome(job.notebook.path.stem, "failed" if why else "ok", time.monotonic() - start, why)
 
-def run_jobs(jobs: list[Job], force: bool = False) -> list[Outcome]:
-    "Run what is not there and valid (with `force`: everything), one after another, whatever fails."
-    outcomes = []
+def usual_jobs() -> int:
+    "How many notebooks run at once: one on a GPU; two on a CPU, where much of a notebook keeps one core busy only."
+    from sslnb.core import best_device
+    return min(2, os.cpu_count() or 1) if best_device().type == "cpu" else 1
+
+@contextlib.contextmanager
+def sharing(at_once: int):
+    "Within it, each of so many kernels started at once gets its share of the cores, unless `OMP_NUM_THREADS` says otherwise."
+    before = os.environ.get("OMP_NUM_THREADS")
+    if at_once > 1: os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // at_once)))
+    try: yield
+    finally:
+        os.environ.pop("OMP_NUM_THREADS", None)
+        if before is not None: os.environ["OMP_NUM_THREADS"] = before
+
+def run_job(job: Job, images: str, force: bool, display: Display) -> Outcome:
+    "Run one, unless (and not `force`) what is there is valid."
+    name, made_from = job.notebook.path.stem, stamp(job, library_digest(), images)
+    if not force and stamp_of(job.copy).get("made from") == made_from:
+        outcome = Outcome(name, "skipped", 0.0)
+    else:
+        display.begin(name)
+        outcome = attempt(job, made_from, lambda cell, cell_index: display.cell(name, cell, cell_index))
+    display.end(name)
+    if outcome.state != "skipped": display.say(line(outcome))
+    return outcome
+
+def stop(running: dict[Future, Job]):
+    "End the kernels of what runs, and wait; nothing remains of it."
+    while not all(f.done() for f in running):
+        for child in psutil.Process().children(): child.kill()
+        wait(running, timeout=0.5)
+    for job in running.values(): failed_copy(job.copy).unlink(missing_ok=True)
+
+def run_jobs(jobs: list[Job], force: bool = False, at_once: int = 1) -> list[Outcome]:
+    """Run what is not there and valid (with `force`: everything), whatever fails: in order, `at_once` at a time, none before
+    those that it needs."""
     images = {name: images_digest(name) for name in {str(j.parameters["dataset"]) for j in jobs}}
-    with Display(jobs) as display:
-        for j in jobs:
-            made_from = stamp(j, library_digest(), images[str(j.parameters["dataset"])])
-            if not force and stamp_of(j.copy).get("made from") == made_from:
-                display.skip()
-                outcomes.append(Outcome(j.notebook.path.stem, "skipped", 0.0))
-                continue
-            display.begin()
-            outcomes.append(attempt(j, made_from, display.cell))
-            display.say(line(outcomes[-1]))
-    return outcomes
+    by_number = {j.notebook.number: j for j in jobs}
+    order = TopologicalSorter({n: set(j.notebook.needs) & set(by_number) - {n} for n, j in by_number.items()})
+    order.prepare()
+    ready, running, outcomes = [], {}, {}
+    with sharing(at_once), Display(jobs, at_once) as display, ThreadPoolExecutor(at_once) as pool:
+        def start(job): running[pool.submit(run_job, job, images[str(job.parameters["dataset"])], force, display)] = job
+        try:
+            while order.is_active():
+                ready = sorted([*ready, *order.get_ready()])
+                while ready and len(running) < at_once: start(by_number[ready.pop(0)])
+                for done in wait(running, return_when=FIRST_COMPLETED).done:
+                    number = running.pop(done).notebook.number
+                    outcomes[number] = done.result()
+                    order.done(number)
+        except KeyboardInterrupt:
+            stop(running)
+            raise
+    return [outcomes[n] for n in by_number]
 
 def line(o: Outcome) -> str:
     "An outcome in one line."
@@ -371,16 +423,18 @@ def run(number, given, scale, dataset, output):
 @click.option("--only", multiple=True, metavar="NUMBER", shell_complete=_complete_number,
               help="This one; may be repeated.")
 @click.option("--force", is_flag=True, help="Run also what is there and valid.")
-def study(scale, dataset, only, force):
+@click.option("--jobs", "-j", "at_once", type=click.IntRange(1), metavar="N",
+              help="Run N notebooks at once. [default: 2 on a CPU, 1 on a GPU]")
+def study(scale, dataset, only, force, at_once):
     "Run all notebooks in order but those that are there and valid. Interrupted, the same command goes on."
     jobs = [job(nb, {"scale": scale, "dataset": dataset}) for nb in chosen(only)]
-    outcomes = _run_or_tell(jobs, force)
+    outcomes = _run_or_tell(jobs, force, at_once or usual_jobs())
     rows = [(o.notebook, o.state, f"{o.seconds:.0f}", o.why) for o in outcomes]
     click.echo(table("notebook,state,seconds,why", rows))
     _finish(jobs, outcomes)
 
-def _run_or_tell(jobs: list[Job], force: bool) -> list[Outcome]:
-    try: return run_jobs(jobs, force)
+def _run_or_tell(jobs: list[Job], force: bool, at_once: int = 1) -> list[Outcome]:
+    try: return run_jobs(jobs, force, at_once)
     except KeyboardInterrupt:
         click.echo("interrupted; finished notebooks and trained encoders are kept: the same command goes on from here",
                    err=True)

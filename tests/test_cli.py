@@ -143,7 +143,7 @@ def test_a_study_that_was_stopped_goes_on_where_it_was(how, code, write, copies,
     p.send_signal(how)
     p.communicate(timeout=90)
     err = said(terminal)
-    assert re.search(r"02_small \(2 of 2\), cell 4 of 4 \|.* gone, \d\d:\d\d left", err), err
+    assert re.search(r"02_small 4/4; 1 of 2 done \|.* gone, \d\d:\d\d left", err), err
     assert p.returncode == code, err
     assert "Traceback" not in err and (how == signal.SIGKILL or "goes on from here" in err), err
     assert (copies / "01_small.ipynb").exists() and not (copies / "02_small.ipynb").exists()
@@ -159,7 +159,7 @@ def test_what_is_valid_is_skipped_and_nothing_else(write, instant, monkeypatch):
     write("01"), write("02", needs="notebook 01"), write("03"), write("10", needs="notebooks 01 to 09")
     def ran(*args):
         instant.clear()
-        study(*args)
+        study("--jobs", "1", *args)
         return instant
     assert ran() == ["01", "02", "03", "10"] and ran() == []
     assert ran("--only", "3", "--force") == ["03"] and ran() == []  # the same again is no reason
@@ -171,6 +171,17 @@ def test_what_is_valid_is_skipped_and_nothing_else(write, instant, monkeypatch):
     assert ran() == ["01", "02", "03", "10"] and ran() == []
     sslnb("run", "03", "--data", "digits", "-p", "x", "2.5")
     assert instant[-1:] == ["03"] and ran() == ["03"] and ran() == []  # that copy was made with another x
+
+
+def test_two_run_at_once_and_none_before_what_it_needs(write, tmp_path, copies):
+    meet = ("import os, pathlib, time\nplace, end = pathlib.Path({!r}), time.monotonic() + 60\n(place / '{}').touch()\n"
+            "while not (place / '{}').exists():\n    assert time.monotonic() < end\n    time.sleep(0.05)\n"
+            "print(os.environ['OMP_NUM_THREADS'])")
+    write("01", meet.format(str(tmp_path), "one", "three")), write("03", meet.format(str(tmp_path), "three", "one"))
+    write("02", f"import pathlib\nassert pathlib.Path({str(copies)!r}, '01_small.ipynb').exists()", needs="notebook 01")
+    assert study("--jobs", "2") == ["ok", "ok", "ok"]
+    share = str(max(1, os.cpu_count() // 2)) if "OMP_NUM_THREADS" not in os.environ else os.environ["OMP_NUM_THREADS"]
+    assert nbformat.read(copies / "01_small.ipynb", 4).cells[3].outputs[0].text == f"{share}\n"
 
 
 def test_an_unreadable_copy_is_no_copy(write, copies, instant):
