@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['SCALES', 'Mistake', 'Commands', 'digest', 'Notebook', 'read_notebook', 'notebooks', 'chosen', 'Job', 'job',
-           'library_digest', 'images_digest', 'stamp_of', 'stamp', 'shown', 'failed_copy', 'execute', 'expected',
-           'seconds_left', 'Display', 'Outcome', 'reason', 'attempt', 'usual_jobs', 'sharing', 'run_job', 'stop',
-           'run_jobs', 'line', 'table', 'typed', 'cli', 'list_notebooks', 'run', 'study', 'report', 'files', 'size',
-           'data', 'get', 'run_folders', 'is_finished', 'store', 'damage', 'verify', 'remove', 'prune']
+           'library_digest', 'images_digest', 'records_digest', 'stamp_of', 'stamp', 'shown', 'failed_copy', 'execute',
+           'expected', 'seconds_left', 'Display', 'Outcome', 'reason', 'attempt', 'usual_jobs', 'sharing', 'run_job',
+           'stop', 'run_jobs', 'line', 'table', 'typed', 'cli', 'list_notebooks', 'run', 'study', 'report', 'files',
+           'size', 'data', 'get', 'run_folders', 'is_finished', 'store', 'damage', 'verify', 'remove', 'prune']
 
 # %% ../nbs/lib/cli.ipynb #b4811f1d
 import ast, contextlib, hashlib, json, logging, os, re, shutil, sys, threading, time, warnings
@@ -132,6 +132,11 @@ def images_digest(dataset: str) -> str:
         if is_there(dataset): return "several sizes"  # only the notebook knows which one it wants
         raise
 
+def records_digest() -> str:
+    "Stands for all records: a notebook about `all` papers reads those of every set and scale."
+    from sslnb.report import reports
+    return digest({p.name: p.read_text() for p in (reports() / "records").glob("*.csv")})
+
 def stamp_of(copy: Path) -> dict:
     "What an executed copy was made from, and by which commit; empty where there is no copy or no stamp."
     try: return json.loads(copy.read_text())["metadata"].get("sslnb", {})
@@ -143,8 +148,8 @@ def stamp(job: Job, library: str, images: str) -> dict:
               if not p.name.endswith(".failed.ipynb")}
     needs = {n: digest(stamps[n]) for n in job.notebook.needs if n in stamps and n != job.notebook.number}
     source = read_notebook(job.notebook.path).digest  # as it is now: in a long study it may have been edited
-    return {"notebook": source, "library": library, "images": images,
-            "parameters": digest(job.parameters), "needs": needs}
+    made_from = {"notebook": source, "library": library, "images": images, "parameters": digest(job.parameters), "needs": needs}
+    return made_from | ({"records": records_digest()} if job.notebook.paper == "all" else {})
 
 # %% ../nbs/lib/cli.ipynb #659ba15e
 def shown(path: Path) -> str:
@@ -318,18 +323,20 @@ def stop(running: dict[Future, Job]):
     for job in running.values(): failed_copy(job.copy).unlink(missing_ok=True)
 
 def run_jobs(jobs: list[Job], force: bool = False, at_once: int = 1) -> list[Outcome]:
-    """Run what is not there and valid (with `force`: everything), whatever fails: in order, `at_once` at a time, none before
-    those that it needs."""
+    """Run what is not there and valid (with `force`: everything), whatever fails: `at_once` at a time, none before those that it
+    needs, and first what has the longest way to the end after it."""
     images = {name: images_digest(name) for name in {str(j.parameters["dataset"]) for j in jobs}}
     by_number = {j.notebook.number: j for j in jobs}
-    order = TopologicalSorter({n: set(j.notebook.needs) & set(by_number) - {n} for n, j in by_number.items()})
+    needs = {n: set(j.notebook.needs) & set(by_number) - {n} for n, j in by_number.items()}
+    costs, order = {n: sum(expected(j).values()) for n, j in by_number.items()}, TopologicalSorter(needs)
+    def to_the_end(number): return costs[number] + max([to_the_end(n) for n in needs if number in needs[n]], default=0)
     order.prepare()
     ready, running, outcomes = [], {}, {}
     with sharing(at_once), Display(jobs, at_once) as display, ThreadPoolExecutor(at_once) as pool:
         def start(job): running[pool.submit(run_job, job, images[str(job.parameters["dataset"])], force, display)] = job
         try:
             while order.is_active():
-                ready = sorted([*ready, *order.get_ready()])
+                ready = sorted(sorted([*ready, *order.get_ready()]), key=to_the_end, reverse=True)
                 while ready and len(running) < at_once: start(by_number[ready.pop(0)])
                 for done in wait(running, return_when=FIRST_COMPLETED).done:
                     number = running.pop(done).notebook.number

@@ -22,8 +22,8 @@ from .train import Job, TrainConfig, resolve
 ROTNET = {
     "smoke": dict(seeds=[0, 1], batch_sizes=[16, 32], steps=5, probe_at=[2], encoder="tiny",
                   smaller_encoder="tiny", projector=[32, 16], probe_images=200, test_images=100),
-    "quick": dict(seeds=[0, 1, 2], batch_sizes=[32, 128], steps=120, probe_at=[24, 48], encoder="small",
-                  smaller_encoder="tiny", projector=[256, 128], probe_images=2500, test_images=1500),
+    "quick": dict(seeds=[0, 1, 2], batch_sizes=[32, 128], steps=100, probe_at=[20, 40], encoder="small",
+                  smaller_encoder="tiny", projector=[256, 128], probe_images=2000, test_images=1500),
     "gpu": dict(seeds=[0, 1, 2], batch_sizes=[128, 512], steps=1000, probe_at=[100, 200, 400, 700], encoder="resnet50",
                 smaller_encoder="resnet18", projector=[2048, 2048], probe_images=50_000, test_images=10_000),
     "paper": dict(seeds=[0, 1, 2, 3, 4], batch_sizes=[32, 64, 128, 256, 512], steps=5000,
@@ -31,7 +31,7 @@ ROTNET = {
                   projector=[2048, 2048], probe_images=50_000, test_images=10_000),
 }
 _labels = dict(  # labelled images, epochs of fine-tuning and of the baseline for each fraction (§3.2)
-    smoke=(200, [0.05, 0.1, 0.5], [4, 2, 1], [8, 4, 2]), quick=(1200, [0.01, 0.1, 0.5], [60, 30, 20], [120, 60, 40]),
+    smoke=(200, [0.05, 0.1, 0.5], [4, 2, 1], [8, 4, 2]), quick=(1000, [0.01, 0.1, 0.5], [60, 30, 20], [120, 60, 40]),
     gpu=(50_000, [0.01, 0.1, 0.5], [60, 30, 20], [200, 100, 40]),
     paper=(50_000, [0.01, 0.1, 0.5], [60, 30, 20], [500, 500, 500]))
 for _name, _row in _labels.items():
@@ -92,7 +92,7 @@ DEEPCLUSTER = {
     "smoke": dict(seeds=[0, 1], images=200, batch_size=32, epochs=2, clusters=10, sweep=[5, 10], sweep_seeds=1, components=16,
                   encoder="small-alexnet", simclr_encoder="tiny", simclr_epochs=[1, 2], simclr_batches=[32, 64],
                   projector=[32, 16], lars_lr=5.0, weight_decay=1e-4, probe_images=200, test_images=100, neighbours=5, read_components=8),
-    "quick": dict(seeds=[0, 1, 2], images=2000, batch_size=128, epochs=6, clusters=100, sweep=[10, 30, 100, 300], sweep_seeds=1,
+    "quick": dict(seeds=[0, 1, 2], images=2000, batch_size=128, epochs=5, clusters=100, sweep=[10, 100, 300], sweep_seeds=1,
                   components=64, encoder="small-alexnet", simclr_encoder="small", simclr_epochs=[2, 4],
                   simclr_batches=[128, 512], projector=[256, 128], lars_lr=5.0, weight_decay=1e-4, probe_images=10_000,
                   test_images=2000, neighbours=20, read_components=16),
@@ -141,7 +141,7 @@ MAE = {
                   epochs=[1, 2], views="small", encoder="tiny",
                   vits=["vit_tiny", "vit_tiny"], decoder=[32, 1], projector=[32, 16], mae_lr=1e-3, probe_images=200,
                   test_images=100, tune_fraction=0.5, tune_epochs=1),
-    "quick": dict(seeds=[0, 1, 2], sweep_seeds=1, size=32, images=1500, batch_size=32, larger_batch=128,
+    "quick": dict(seeds=[0, 1, 2], sweep_seeds=1, size=32, images=1200, batch_size=32, larger_batch=128,
                   epochs=[1, 2, 4], views="small",
                   encoder="small", vits=["vit_tiny", "vit_tiny"], decoder=[64, 1], projector=[256, 128], mae_lr=1e-3,
                   probe_images=1200, test_images=1000, tune_fraction=0.5, tune_epochs=8),
@@ -191,7 +191,7 @@ SIMCLIC = {
     "smoke": dict(seeds=[0, 1], sweep_seeds=1, images=128, batch_size=32, epochs=[1, 2], batches=[16, 32], encoder="tiny",
                   heads=[32, 32, 16], lr=0.2, taus=[0.1, 0.3], ps=[0.1, 0.25], epsilons=[0.1, 1.0], probe_images=250,
                   test_images=150, rates=[0.01, 0.1], decays=[0.0], tune_steps=4, others=[]),
-    "quick": dict(seeds=[0, 1, 2], sweep_seeds=2, images=1500, batch_size=64, epochs=[4, 8], batches=[16, 64], encoder="tiny",
+    "quick": dict(seeds=[0, 1, 2], sweep_seeds=2, images=1280, batch_size=64, epochs=[4, 8], batches=[16, 64], encoder="tiny",
                   heads=[256, 256, 64], lr=0.2, taus=[0.1, 0.3, 0.6], ps=[0.1, 0.25, 0.4], epsilons=[0.1, 1.0, 10.0],
                   probe_images=1500, test_images=1500, rates=[0.03, 0.3], decays=[0.0, 1e-3], tune_steps=120, others=[]),
     "gpu": dict(seeds=[0, 1, 2], sweep_seeds=1, images=50_000, batch_size=128, epochs=[10, 20], batches=[32, 128],
@@ -224,7 +224,7 @@ GEOMETRY = {
     "smoke": dict(seeds=[0, 1], images=128, batch_size=32, epochs=2, encoder="tiny", projector=[32, 16], temperature=0.07,
                   flat_temperature=20.0, lrs=[0.05, 0.5, 0.2], tune_epochs=3, task_images=60, test_images=100, surface=3, radius=0.5,
                   directions=2, hessian_images=40),
-    "quick": dict(seeds=[0, 1, 2], images=3000, batch_size=64, epochs=12, encoder="tiny", projector=[256, 128], temperature=0.07,
+    "quick": dict(seeds=[0, 1, 2], images=3000, batch_size=64, epochs=11, encoder="tiny", projector=[256, 128], temperature=0.07,
                   flat_temperature=20.0, lrs=[0.05, 0.5, 0.2], tune_epochs=30, task_images=2000, test_images=1500, surface=11,
                   radius=0.5, directions=3, hessian_images=500),
     "gpu": dict(seeds=[0, 1, 2, 3], images=50_000, batch_size=256, epochs=30, encoder="resnet18", projector=[512, 128],

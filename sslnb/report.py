@@ -4,17 +4,20 @@
 
 # %% auto #0
 __all__ = ['KEY', 'COLUMNS', 'UNITS', 'TOY_SCALES', 'reports', 'slug', 'record', 'record_all', 'read_records', 'records',
-           'spread', 'interval', 'paired_interval', 'evidence', 'verdict', 'mean_sd', 'reach', 'margins',
-           'record_claim', 'claims', 'verdicts', 'reported', 'compare']
+           'spread', 'interval', 'paired_interval', 'evidence', 'verdict', 'mean_sd', 'reach', 'margins', 'claims',
+           'rules', 'part_name', 'reading_of', 'rules_for', 'rule', 'detectable', 'record_claim', 'judge_part',
+           'missing_parts', 'judge', 'verdicts', 'reported', 'number_verdict', 'compare']
 
 # %% ../nbs/lib/report.ipynb #77083954
 import json, math, re
+from fnmatch import fnmatch
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from filelock import FileLock
 from scipy import stats
+from scipy.optimize import brentq
 
 from .core import ROOT, SettingError, best_device, folder, replacing, to_json
 from .runs import Run, provenance
@@ -137,42 +140,99 @@ def margins(a: pd.DataFrame, b: pd.DataFrame, on: list[str] = ["seed"]) -> pd.Se
     both = a.merge(b, on=on, suffixes=("_a", "_b"))
     return (both.value_a - both.value_b).groupby(both.seed).mean()
 
+def claims() -> pd.DataFrame:
+    "All claims of the five papers, by key: paper, where, text."
+    return pd.read_csv(ROOT / "data" / "claims.csv", index_col="claim")
+
+# %% ../nbs/lib/report.ipynb #6e15f5e5
+def rules() -> pd.DataFrame:
+    """What decides each part of each claim: records, comparison, sign and tolerance of the margin, least number of seeds. `reading`: of
+    which one; all where it is empty."""
+    return pd.read_csv(ROOT / "data" / "rules.csv", keep_default_na=False)
+
+def part_name(setting: dict) -> str:
+    "The part of a claim that a margin's setting stands for: its values, but for the reading."
+    return ", ".join(str(v) for k, v in setting.items() if k != "reading")
+
+def reading_of(setting: dict) -> str:
+    "As published, unless the setting says otherwise."
+    return setting.get("reading", "as published")
+
+def rules_for(claim: str, reading: str) -> pd.DataFrame:
+    "The rules for all parts of a claim in one reading."
+    table = rules()
+    return table[(table.claim == claim) & table.reading.isin(["", reading])]
+
+def rule(claim: str, setting: dict) -> pd.Series:
+    "The rule for one part of a claim. `SettingError`: there is none."
+    table, name = rules_for(claim, reading_of(setting)), part_name(setting)
+    fits = table[[fnmatch(name, pattern) for pattern in table.part]]
+    if fits.empty: raise SettingError(f"no rule for {name or 'the whole'!r} of {claim} ({reading_of(setting)}): add one to data/rules.csv")
+    return fits.iloc[0]
+
+# %% ../nbs/lib/report.ipynb #245c8c05
+def detectable(values, power: float = 0.8) -> float:
+    """The smallest true mean that a two-sided t-test at 5 % on as many values, of this spread, would find with probability
+    `power`; infinite for a single value."""
+    values = pd.Series(values, dtype=float)
+    if len(values) < 2: return math.inf
+    df, critical = len(values) - 1, stats.t.ppf(0.975, len(values) - 1)
+    return brentq(lambda shift: stats.nct.sf(critical, df, shift) - power, 0, 100) * values.sem()
+
+# %% ../nbs/lib/report.ipynb #a4b1bf8f
 def record_claim(claim: str, values: pd.Series, *, dataset: str, scale: str, method: str, setting: dict | None = None):
-    """Record the margins (index: seed) on which the verdict about `claim` (such as "R4") rests. They replace all margins
-    of that claim, method and setting, so that no seed of an earlier, other run is counted."""
-    rows = pd.DataFrame({"seed": values.index.astype(int), "value": values.to_numpy()}).assign(
+    """Record the differences (index: seed) on which the verdict about `claim` (such as "R4") rests, as margins by the `rule` of
+    this part (`setting`). They replace all margins of that claim, method and setting, so that no seed of an earlier run is counted."""
+    how = rule(claim, setting or {})
+    rows = pd.DataFrame({"seed": values.index.astype(int), "value": how.sign * values.to_numpy() + how.tolerance}).assign(
         paper=claims().loc[claim, "paper"], item=claim, dataset=dataset, scale=scale, method=method,
         setting=to_json(setting or {}), metric="margin", unit=UNITS["margin"], n=pd.NA, run="", seconds=math.nan,
         **provenance(best_device()))
     _store(rows[COLUMNS], [k for k in KEY if k != "seed"])
 
-def claims() -> pd.DataFrame:
-    "All claims of the five papers, by key: paper, where, text."
-    return pd.read_csv(ROOT / "data" / "claims.csv", index_col="claim")
+def judge_part(claim: str, found: pd.DataFrame) -> dict:
+    "Name, margin with limits, smallest detectable difference, evidence of one part of a claim (margins of one setting)."
+    setting = json.loads(found.setting.iloc[0])
+    mean, low, high = interval(found.value)
+    points = evidence(low, high) if len(found) >= rule(claim, setting).seeds else "unclear"
+    return {"part": part_name(setting), "mean": mean, "low": low, "high": high, "seeds": len(found),
+            "detectable": detectable(found.value), "points": points}
 
-def _judge(found: pd.DataFrame, scale: str) -> dict:
-    "Margin, evidence and verdict of one reading of a claim; all of its parts (settings) are needed."
-    parts = {setting: interval(g.value) for setting, g in found.groupby("setting")}
-    points = [evidence(low, high) for _, low, high in parts.values()]
+_judge = lambda found, scale: judge(found["item"].iloc[0], found, scale)  # TEMP
+_number_verdict = lambda *a: number_verdict(*a)  # TEMP
+
+def missing_parts(claim: str, reading: str, names: list[str]) -> list[str]:
+    "The parts that the rules ask for and that are not among `names`."
+    return [p for p in rules_for(claim, reading).part if not any(fnmatch(n, p) for n in names)]
+
+def judge(claim: str, found: pd.DataFrame, scale: str) -> dict:
+    """Margin, smallest detectable difference, evidence and verdict of one reading of a claim. For it, all parts must be; one
+    part is enough against it."""
+    parts = [judge_part(claim, g) for _, g in found.groupby("setting")]
+    missing = missing_parts(claim, reading_of(json.loads(found.setting.iloc[0])), [part["part"] for part in parts])
+    points = [part["points"] for part in parts] + ["unclear"] * len(missing)
     whole = next((p for p in ("against", "unclear") if p in points), "for")
-    shown = "; ".join(f"{_name(s) if len(parts) > 1 else ''}{m:+.3f} [{low:+.3f}, {high:+.3f}]"
-                      for s, (m, low, high) in parts.items())
-    return {"margin": shown.replace("inf", "∞"), "evidence": whole, "verdict": verdict(whole, scale)}
+    def told(form): return "; ".join((f"{p['part']}: " if len(parts) > 1 else "") + form(p) for p in parts).replace("inf", "∞")
+    absent = f"; not there: {', '.join(missing)}" if missing else ""
+    return {"margin": told(lambda p: f"{p['mean']:+.3f} [{p['low']:+.3f}, {p['high']:+.3f}]") + absent,
+            "detectable": told(lambda p: f"{p['detectable']:.3f}"), "evidence": whole, "verdict": verdict(whole, scale)}
 
-def _name(setting: str) -> str:
-    return ", ".join(str(v) for k, v in json.loads(setting).items() if k != "reading") + ": "
+def _judged(name: str, margins: pd.DataFrame) -> list[dict]:
+    "A row for each data set, scale and reading of which there are margins of a claim, or one that says that there are none."
+    row = {"claim": name, "text": claims().loc[name, "text"]}
+    readings = margins.setting.map(lambda s: reading_of(json.loads(s)))
+    rows = [row | {"dataset": d, "scale": s, "reading": r} | judge(name, g, s)
+            for (d, s, r), g in margins.groupby([margins["dataset"], margins["scale"], readings])]
+    empty = dict.fromkeys(["dataset", "scale", "reading", "margin", "detectable", "evidence"], "")
+    return rows or [row | empty | {"verdict": "not run"}]
 
-def verdicts(names: list[str], dataset: str, scale: str) -> pd.DataFrame:
-    """A verdict for each claim in `names` from the margins on record; a claim with several parts needs all of them. Readings
-    (an entry `reading` of the setting; "as published" if there is none) are judged apart."""
-    rows = []
-    for name in names:
-        found = records(item=name, metric="margin", dataset=dataset, scale=scale)
-        row = {"claim": name, "text": claims().loc[name, "text"]}
-        readings = found.setting.map(lambda s: json.loads(s).get("reading", "as published"))
-        rows += [row | {"reading": reading} | _judge(part, scale) for reading, part in found.groupby(readings)]
-        if found.empty: rows.append(row | {"reading": "", "margin": "", "evidence": "", "verdict": "not run"})
-    return pd.DataFrame(rows).set_index("claim")
+def verdicts(names: list[str], dataset: str | None = None, scale: str | None = None) -> pd.DataFrame:
+    """A verdict for each claim in `names` from the margins on record; for a claim with several parts, all of them are needed.
+    Readings are judged apart; so are data sets and scales, unless one is named."""
+    named = {"dataset": dataset, "scale": scale}
+    found = records(metric="margin", **{k: v for k, v in named.items() if v})
+    table = pd.DataFrame([row for name in names for row in _judged(name, found[found["item"] == name])])
+    return table.drop(columns=[k for k, v in named.items() if v]).set_index("claim")
 
 # %% ../nbs/lib/report.ipynb #714e4cd0
 def reported(paper: str, item: str) -> pd.DataFrame:
@@ -185,7 +245,8 @@ def reported(paper: str, item: str) -> pd.DataFrame:
     if found.empty: raise SettingError(f"no numbers of {paper!r}, {item!r}; there are: {known}")
     return found
 
-def _number_verdict(paper, values, tolerance, scale):
+def number_verdict(paper: float, values, tolerance: float, scale: str) -> str:
+    "Does our interval lie within `tolerance` of a number of the paper's (reproduced), apart from it (not reproduced), or neither?"
     _, low, high = interval(values)
     inside = paper - tolerance <= low and high <= paper + tolerance
     outside = low > paper + tolerance or high < paper - tolerance
@@ -202,7 +263,7 @@ def compare(paper: str, item: str, scale: str, tolerance: float = 0.02, *, inste
         v = _only(ours, same)
         row = {"row": r.row, "column": r.column, "paper": r.value, "ours": "", "Δ": "", "verdict": "not run"}
         if len(v): row |= {"ours": f"{v.mean():.3f} ± {v.std():.3f} ({len(v)})", "Δ": f"{v.mean() - r.value:+.3f}",
-                           "verdict": _number_verdict(r.value, v, tolerance, scale)}
+                           "verdict": number_verdict(r.value, v, tolerance, scale)}
         if len(v) and same["dataset"] != r.dataset: row |= {"Δ": "", "verdict": "other data"}
         rows.append(row)
     return pd.DataFrame(rows)
