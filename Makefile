@@ -34,9 +34,9 @@ clean-nb: $(VENV)/.ready
 $(VENV)/.ready: settings.ini setup.py pyproject.toml constraints.txt
 ifdef UV
 	test -x $(BIN)/python || uv venv $(VENV)
-	uv pip install -q --python $(BIN)/python -c constraints.txt -e '.[dev,docs]'
+	uv pip install -q --python $(BIN)/python -c constraints.txt -e '.[dev,docs,distributed,sweeps]'
 else
 	test -x $(BIN)/python || python3 -m venv $(VENV)
-	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev,docs]'
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev,docs,distributed,sweeps]'
 endif
 	touch $@

@@ -11,5 +11,5 @@ setup(
     description=s["description"],
     python_requires=f">={s['min_python']}",
     install_requires=s["requirements"].split(),
-    extras_require={"dev": s["dev_requirements"].split(), "docs": s["docs_requirements"].split()},
+    extras_require={key.removesuffix("_requirements"): s[key].split() for key in s if key.endswith("_requirements")},
 )

@@ -18,6 +18,7 @@ from .augment import RECIPES, Augment, augment, rotations
 from .clustering import balanced_order, health, kmeans, on_sphere
 from .core import SettingError, keyword_options, uniform
 from .data import Images
+from .distributed import gathered, spread
 from .embedding import channel_deviation, effective_rank
 from .losses import nt_xent, sup_con
 from .models import Encoder, features, mlp, normed_mlp, outputs
@@ -66,7 +67,7 @@ class SimCLR(Method):
         return augment(torch.cat([batch.x, batch.x]), recipe, generator)
 
     def loss(self, views, batch):
-        z = self.project(self.encoder(views))  # 2N×out
+        z = gathered(self.project(self.encoder(views)), views=2)  # 2N×out
         return nt_xent(*z.chunk(2), self.temperature)
 
 # %% ../nbs/lib/methods.ipynb #8d096895
@@ -77,7 +78,8 @@ class SupCon(SimCLR):
         _check_labelled(images)
 
     def loss(self, views, batch):
-        return sup_con(self.project(self.encoder(views)), batch.y, self.temperature)
+        z = gathered(self.project(self.encoder(views)), views=2)
+        return sup_con(z, gathered(batch.y), self.temperature)
 
 def _check_labelled(images):
     missing = int((images.labels < 0).sum())
@@ -109,7 +111,8 @@ class DeepCluster(Method):
 
     def begin_epoch(self, images, generator):
         "New clusters of all images, and a new classifier; the images of the epoch are drawn uniformly over the clusters."
-        points = on_sphere(features(self.encoder, images).to(self.assigned.device), self.components)
+        seen = spread(lambda some: features(self.encoder, some), images)
+        points = on_sphere(seen.to(self.assigned.device), self.components)
         found = kmeans(points, self.classify.out_features, generator=generator)
         notes = health(found.labels, self.assigned, images.labels, len(found.centres))
         _warn_of_collapse(notes, len(found.centres))
@@ -239,7 +242,7 @@ class SimCLIC(SimSiam):
         p = self.predict(z)
         source = (z if self.perturbed == "z" else p).float()
         loss = self.distance(p.repeat(2, 1), self.perturb(source.repeat(2, 1), u, batch.index.repeat(2)))
-        if self.perturbation == "history": self.memory[batch.index] = source.detach()
+        if self.perturbation == "history": self.memory[gathered(batch.index)] = gathered(source.detach())
         return loss
 
     def perturb(self, z: Tensor, u: Tensor, index: Tensor) -> Tensor:

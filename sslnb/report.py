@@ -198,9 +198,6 @@ def judge_part(claim: str, found: pd.DataFrame) -> dict:
     return {"part": part_name(setting), "mean": mean, "low": low, "high": high, "seeds": len(found),
             "detectable": detectable(found.value), "points": points}
 
-_judge = lambda found, scale: judge(found["item"].iloc[0], found, scale)  # TEMP
-_number_verdict = lambda *a: number_verdict(*a)  # TEMP
-
 def missing_parts(claim: str, reading: str, names: list[str]) -> list[str]:
     "The parts that the rules ask for and that are not among `names`."
     return [p for p in rules_for(claim, reading).part if not any(fnmatch(n, p) for n in names)]

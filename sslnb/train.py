@@ -8,6 +8,7 @@ __all__ = ['Count', 'TrainConfig', 'resolve', 'learning_rate', 'make_optimizer',
 
 # %% ../nbs/lib/train.ipynb #0f4504a4
 import copy, functools, math, time, warnings
+from contextlib import nullcontext
 from dataclasses import field, replace
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
@@ -20,6 +21,8 @@ from torch import Tensor
 from . import data, models
 from .augment import RECIPES, Augment
 from .core import Progress, SettingError, best_device, replacing, rng, seed_of, settings, to_json
+from .distributed import (Silent, average_gradients, averaged, check_batch, decided, same, share, synchronised,
+                               world)
 from .methods import METHODS, Batch, method_class, method_options
 from .optim import LARS
 from .runs import CorruptFile, Run, digest, load_tensors, provenance, save_tensors, stored_info
@@ -90,14 +93,16 @@ class Diverged(ArithmeticError):
     "The loss is no longer a finite number; the message names the step and the configuration."
 
 class Training:
-    "A method in training, from random weights or from those of `start`: takes steps; saved and restored to the bit."
+    """A method in training, from random weights or from those of `start`: takes steps; saved and restored to the bit. Where
+    several processes train together, each makes one and calls all of its methods; `save` is for the first."""
     def __init__(self, config: TrainConfig, images: data.Images, device: torch.device,
                  start: models.Encoder | None = None):
+        check_batch(config.batch_size)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed_of(config.seed, "weights"))
             encoder = copy.deepcopy(start) if start else models.encoder(config.encoder, images)
-            self.method = METHODS[config.method](encoder, images, **config.options)
-        self.config, self.device, self.start = config, device, start
+            self.method = synchronised(METHODS[config.method](encoder, images, **config.options))
+        self.config, self.device = config, device
         self.images = images.to(device) if _fits(images, device) else images
         self.method.to(self.device).train()
         if config.compile: self.method.encoder.compile()
@@ -114,11 +119,12 @@ class Training:
         at = index.to(self.images.labels.device)
         batch = Batch(self.images.pixels[at].to(self.device), self.images.labels[at].to(self.device), index)
         views = self.method.views(batch, c.augment, rng(c.seed, "views", step, device=self.device))
-        self.update(views, batch)
+        self.update(*share((views, batch), c.batch_size))
 
     def _begin_epoch(self, epoch):
         begun = self.method.begin_epoch(self.images, rng(self.config.seed, "order", epoch))
         self.order = begun.order.to(self.device)
+        same(self.order, *self.method.buffers(), *begun.fresh)
         if begun.notes: self.notes.append({"step": self.step, **begun.notes})
         for p in begun.fresh:
             for value in self.optimizer.state[p].values(): value.zero_()
@@ -128,9 +134,10 @@ class Training:
         with models.autocast(self.config.precision, self.device): loss = self.method.loss(views, batch)
         self.optimizer.zero_grad()
         loss.backward()
+        average_gradients(self.method)
         for group in self.optimizer.param_groups: group["lr"] = learning_rate(self.step, self.config)
         self.optimizer.step()
-        self.losses[self.step] = loss.detach()
+        self.losses[self.step] = averaged(loss.detach())
         self.step += 1
 
     def check_finite(self):
@@ -169,19 +176,19 @@ def _restore(run: Run, training: Training):
     "Take up an unfinished run. What does not verify is discarded, with a warning, and done again."
     if not run.state_file.exists(): return
     try:
-        training.restore(run.state_file)
+        reached = stored_info(run.state_file)["step"]
         for step in run.config.save_at:
-            if step <= training.step: load_tensors(run.model_file(step))
+            if step <= reached: load_tensors(run.model_file(step))
+        training.restore(run.state_file)
     except CorruptFile as err:
         warnings.warn(f"{err}; this run starts again")
         run.state_file.unlink()
-        training.__init__(run.config, training.images, training.device, training.start)
 
 def _train(run: Run, training: Training, bar: Progress, save_every: float):
     "All remaining steps; what is to be kept is on disk before the state says so."
-    c, saved = run.config, time.monotonic()
+    c, saved, writes = run.config, time.monotonic(), world().is_main_process
     bar.update(training.step)
-    if training.step == 0 and 0 in c.save_at: _keep_model(run, training)
+    if writes and training.step == 0 and 0 in c.save_at: _keep_model(run, training)
     while training.step < c.steps:
         start = time.monotonic()
         until = min(training.step - training.step % 10 + 10, min(s for s in c.save_at if s > training.step))
@@ -191,8 +198,8 @@ def _train(run: Run, training: Training, bar: Progress, save_every: float):
         training.seconds += time.monotonic() - start
         rate = training.step * c.batch_size / training.seconds
         bar.update(n, f"loss {training.losses[until - 1]:.3f}, {rate:,.0f} images/s")
-        if until in c.save_at: _keep_model(run, training)
-        if until in c.save_at or time.monotonic() - saved > save_every:
+        if writes and until in c.save_at: _keep_model(run, training)
+        if writes and (until in c.save_at or time.monotonic() - saved > save_every):
             training.save(run.state_file)
             saved = time.monotonic()
 
@@ -203,6 +210,7 @@ def _keep_model(run, training):
 def _finish(run, training):
     about = provenance(training.device) | {"seconds": round(training.seconds, 2),
         "images_per_second": round(run.config.steps * run.config.batch_size / training.seconds, 1)}
+    if world().num_processes > 1: about["device"] = f"{world().num_processes} × {about['device']}"
     losses = pd.DataFrame({"step": range(1, run.config.steps + 1), "loss": training.losses.tolist()})
     notes = pd.DataFrame(training.notes, columns=None if training.notes else ["step"])
     run.finish(losses.merge(notes, how="outer", on="step"), about)
@@ -224,17 +232,19 @@ def _find_or_train(job, bar, device, store=None, save_every=30.0) -> tuple[Run, 
     if job.images.fingerprint != job.config.fingerprint:
         raise SettingError(f"{job.images.name} has fingerprint {job.images.fingerprint}, not {job.config.fingerprint}: a run, "
                            f"and what it remembers of each image, belongs to one set; `resolve` names these images")
-    run = Run(job.config, store)
-    with run.lock():
-        if _is_finished(run):
+    run, here = Run(job.config, store), world()
+    with run.lock() if here.is_main_process else nullcontext():
+        if decided(lambda: _is_finished(run)):
             bar.update(job.config.steps)
             return run, False
-        with replacing(run.folder / "config.json") as part: part.write_text(to_json(job.config))
+        if here.is_main_process:
+            with replacing(run.folder / "config.json") as part: part.write_text(to_json(job.config))
         training = Training(job.config, job.images, device, job.start)
-        _restore(run, training)
+        with here.main_process_first(): _restore(run, training)
         _train(run, training, bar, save_every)
-        _finish(run, training)
-        return run, True
+        if here.is_main_process: _finish(run, training)
+    here.wait_for_everyone()  # nobody reads the run before it is written
+    return run, True
 
 def _is_finished(run) -> bool:
     if not run.provenance_file.exists(): return False
@@ -248,15 +258,15 @@ def train_all(jobs: list[Job], device: torch.device | None = None, **kwargs) -> 
     "The runs of `jobs`, from the store or trained, under one progress bar. Keywords as for `pretrain`."
     first = jobs[0].config
     name = f"{first.method} on {first.dataset}" if len(jobs) == 1 else f"{len(jobs)} runs"
-    bar = Progress(sum(job.config.steps for job in jobs), name)
-    runs, trained = zip(*[_find_or_train(job, bar, device or best_device(), **kwargs) for job in jobs])
+    bar = Progress(sum(job.config.steps for job in jobs), name) if world().is_main_process else Silent()
+    runs, trained = zip(*[_find_or_train(job, bar, device or world().device, **kwargs) for job in jobs])
     took = sum(run.provenance["seconds"] for run in runs)
     bar.close(f"{name}: {sum(trained)} trained, {len(runs) - sum(trained)} from the store; {took:,.0f} s of training in all")
     return list(runs)
 
 def pretrain_all(configs: list[TrainConfig], device: torch.device | None = None, **kwargs) -> list[Run]:
     "`pretrain` for each of `configs`, under one progress bar. (On other images than they name: `resolve`, `train_all`.)"
-    return train_all([Job(*resolve(c, device or best_device())) for c in configs], device, **kwargs)
+    return train_all([Job(*resolve(c, device or world().device)) for c in configs], device, **kwargs)
 
 def pretrain(config: TrainConfig, **kwargs) -> Run:
     """The run of `config`: from the store if it is there, trained (or its training continued) if not. By keyword: `store`

@@ -1,7 +1,10 @@
-"What the tests share: a place of their own for runs and reports, and a way to start Python as another process."
+"What the tests share: a place of their own for runs and reports, Python as another process, a browser."
+import functools
 import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -37,3 +40,47 @@ def stop_at():
             if self.left < 0: raise KeyboardInterrupt
             self.left -= n
     return Stop
+
+
+def unavailable(reason):
+    "Skip, and say why; with SSLNB_BROWSER=required, where nothing may be missing, fail."
+    (pytest.fail if os.environ.get("SSLNB_BROWSER") == "required" else pytest.skip)(reason)
+
+
+@functools.cache
+def find_browser():
+    "(path, why there is none): a browser on PATH or playwright's own, and playwright to drive it."
+    try: from playwright.sync_api import sync_playwright
+    except ImportError: return None, "the browser tests need playwright: pip install playwright"
+    found = filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome")))
+    if path := next(found, None): return path, None
+    with sync_playwright() as p: path = p.chromium.executable_path
+    if Path(path).exists(): return path, None
+    return None, "the browser tests need a browser: apt install chromium, or playwright install chromium"
+
+
+@pytest.fixture(scope="session")
+def browser_path():
+    "A browser's path; None where there is none."
+    return find_browser()[0]
+
+
+@pytest.fixture(scope="module")  # no longer: while it runs, nothing else in this process can have an event loop
+def chromium():
+    "A browser that plays for the tests of one file."
+    path, why_not = find_browser()
+    if not path: unavailable(why_not)
+    from playwright.sync_api import sync_playwright
+    quiet = ["--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
+    with sync_playwright() as p:
+        browser = p.chromium.launch(executable_path=path, args=quiet + ["--no-sandbox"] * (os.geteuid() == 0))
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def axe():
+    "The accessibility check."
+    try: from axe_playwright_python.sync_playwright import Axe
+    except ImportError: unavailable("the accessibility check needs axe: pip install axe-playwright-python")
+    return Axe()

@@ -13,5 +13,8 @@ if [ "$before" != "$after" ]; then
     echo "make export clean-nb changes the files above: run it and commit what it changes" >&2
     exit 1
 fi
-$BIN/nbdev_test --n_workers 0 --path nbs/lib
-$BIN/python -m pytest
+# Two at a time, each with its share of the cores: most of a test is starting things.
+cores=$(nproc)
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(( cores > 1 ? cores / 2 : 1 ))}
+$BIN/nbdev_test --n_workers 2 --path nbs/lib
+$BIN/python -m pytest -n 2 --dist worksteal

@@ -7,6 +7,8 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from test_lab import IN_LAB
+
 ROOT = Path(__file__).resolve().parents[1]
 STUDY = sorted((ROOT / "nbs").glob("[0-9]*.ipynb"))
 
@@ -17,7 +19,8 @@ def papermill(path, out, *parameters):
 
 
 @pytest.mark.parametrize("path", STUDY, ids=lambda p: p.name)
-def test_runs_at_smoke_scale_and_leaves_nothing_untidy(path, tmp_path):
+def test_runs_at_smoke_scale_and_leaves_nothing_untidy(path, tmp_path, browser_path):
+    if browser_path and path.stem in IN_LAB: pytest.skip("tests/test_lab.py runs it in a browser")
     out = tmp_path / path.name
     done = papermill(path, out, "-p", "scale", "smoke")
     assert done.returncode == 0, done.stderr[-3000:]
