@@ -59,7 +59,7 @@ class Notebook(NamedTuple):
     needs: list[str]       # numbers of the notebooks that come first
     parameters: list[str]  # names that may be set
     cells: list[str]       # ids
-    digest: str            # of the source of all cells
+    digest: str            # of the source of all code cells: prose changes no result
 
     @property
     def number(self) -> str:
@@ -85,7 +85,8 @@ def read_notebook(path: Path) -> Notebook:
                     claims=list(dict.fromkeys(re.findall(r"\*\*([A-Z]\d+)\*\*", first))),
                     needs=_numbers(found(r"\*\*You\s+need\*\*(.*?)(?:\*\*Time|$)")),
                     parameters=[n for s, t in zip(sources, tags) if "parameters" in t for n in _names(s)],
-                    cells=[c["id"] for c in cells], digest=digest([sources, tags]))
+                    cells=[c["id"] for c in cells],
+                    digest=digest([(s, t) for c, s, t in zip(cells, sources, tags) if c["cell_type"] == "code"]))
 
 def notebooks() -> list[Notebook]:
     "The study notebooks in order: those of `SSLNB_NOTEBOOKS`, else of `nbs` in the project."
@@ -178,7 +179,8 @@ def execute(job: Job, made_from: dict, on_cell=None):
             if part.exists(): os.replace(part, failed_copy(job.copy))
             raise
         nb.metadata["sslnb"] = {"made from": made_from, "commit": commit()}
-        nb.metadata.papermill |= {"input_path": shown(job.notebook.path), "output_path": shown(job.copy)}
+        copy = Path(job.copy.parent.name, job.copy.name)  # nobody else's folders: the copy is there to be shown
+        nb.metadata.papermill |= {"input_path": shown(job.notebook.path), "output_path": str(copy)}
         write_ipynb(nb, str(part))
     failed_copy(job.copy).unlink(missing_ok=True)
 
