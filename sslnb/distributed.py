@@ -56,6 +56,8 @@ def averaged(x: Tensor) -> Tensor:
     return total(x) / world().num_processes
 
 # %% ../nbs/lib/distributed.ipynb #247206aa
+def _wide(x): return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+
 def share(data, n: int):
     """This process's part of `data`: tensors, or tuples of them, with V·`n` rows that belong to a batch of `n` images (first
     views, then second ones, …)."""
@@ -67,10 +69,10 @@ def share(data, n: int):
 
 def gathered(x: Tensor, views: int = 1) -> Tensor:
     """The rows of all processes, in the order of the whole batch: `x` is `views`·M×D, the result `views`·N×D. Differentiable:
-    see the rule above. Floats come as float32."""
+    see the rule above. Half precision comes as float32."""
     here = world()
     if here.num_processes == 1: return x
-    x = x.float() if x.is_floating_point() else x
+    x = _wide(x)
     everyone = x.new_zeros(here.num_processes, *x.shape)
     everyone[here.process_index] = x
     return total(everyone).unflatten(1, (views, -1)).transpose(0, 1).flatten(0, 2)
@@ -91,8 +93,8 @@ class SyncedBatchNorm(nn.SyncBatchNorm):
     def forward(self, x: Tensor) -> Tensor:
         if x.is_cuda or not self.training: return super().forward(x)
         others, shape = [d for d in range(x.ndim) if d != 1], [1, -1] + [1] * (x.ndim - 2)
-        mean = averaged(x.float().mean(others))
-        centred = x.float() - mean.view(shape)
+        mean = averaged(_wide(x).mean(others))
+        centred = _wide(x) - mean.view(shape)
         variance = averaged(centred.square().mean(others))
         self._remember(mean.detach(), variance.detach(), x.numel() // x.shape[1] * world().num_processes)
         scale = self.weight * (variance + self.eps).rsqrt()
