@@ -201,7 +201,7 @@ import os, sys
 sys.modules["accelerate"] = None
 from sslnb.core import SettingError
 from sslnb.distributed import world
-import sslnb.cli, sslnb.evaluate, sslnb.protocols, sslnb.train
+import sslnb.train
 assert world().num_processes == 1
 os.environ.update(LOCAL_RANK="0", WORLD_SIZE="2")
 world.cache_clear()
