@@ -17,7 +17,8 @@ from sslnb.runs import Run, load_tensors
 from sslnb.train import Job, TrainConfig, Training, _find_or_train, _keep_model, resolve, train_all
 
 CPU = torch.device("cpu")
-CONFIG = dict(dataset="shapes", split="test", encoder="tiny", steps=3, batch_size=16, lr=0.02, optimizer="sgd", precision="fp32")
+CONFIG = dict(dataset="shapes", split="test", encoder="tiny", steps=3, batch_size=16, lr=0.02, optimizer="sgd",
+              precision="fp32")
 METHODS = {
     "simclr": dict(options=dict(hidden=32, out=16)),
     "supcon": dict(options=dict(hidden=32, out=16)),
