@@ -102,8 +102,9 @@ def start(*args):
     "The command in a process of its own, which takes its stderr for a terminal; and the other end of that terminal."
     here, there = pty.openpty()
     termios.tcsetwinsize(there, (40, 110))
+    def heeds_ctrl_c(): signal.signal(signal.SIGINT, signal.SIG_DFL)  # what a shell has put into the background ignores it
     p = subprocess.Popen([sys.executable, "-m", "sslnb", *args], stdout=subprocess.PIPE, stderr=there, cwd="/",
-                         env=os.environ.copy())
+                         env=os.environ.copy(), preexec_fn=heeds_ctrl_c)
     os.close(there)
     return p, here
 

@@ -29,7 +29,8 @@ def test_runs_at_smoke_scale_and_leaves_nothing_untidy(path, tmp_path, browser_p
     noise = [o for c in nb.cells for o in c.get("outputs", []) if o.get("name") == "stderr"]
     assert not noise
     figures = [o for c in nb.cells for o in c.get("outputs", []) if "image/png" in o.get("data", {})]
-    assert figures and (tmp_path / "reports" / "records").exists()
+    assert figures
+    assert (tmp_path / "reports" / "records").exists() or path.stem == "10_claims"  # it only reads them
 
 
 @pytest.mark.parametrize("wrong, named", [(("-p", "step", "3"), "no parameter is called step"),
