@@ -77,21 +77,22 @@ def claim_rows() -> list[dict]:
 
 def _rows(claim: str, margins: pd.DataFrame) -> list[dict]:
     if margins.empty: return [{"verdict": "not run", "parts": []}]
-    readings = margins.setting.map(lambda s: json.loads(s).get("reading", "as published"))
+    readings = margins.setting.map(lambda s: report.reading_of(json.loads(s)))
     rows = [{"dataset": dataset, "scale": scale, "reading": reading, **report.judge(claim, part, scale),
-             "parts": _parts(f"{claim}, {name(dataset)}, {scale}, {reading}", part)}
+             "parts": _parts(claim, f"{claim}, {name(dataset)}, {scale}, {reading}", part)}
             for (dataset, scale, reading), part in margins.groupby([margins.dataset, margins["scale"], readings])]
     widest = max((abs(x) for r in rows for p in r["parts"] for x in p["limits"] if math.isfinite(x)), default=0) or 1
     for part in (p for r in rows for p in r["parts"]): part["picture"] = picture(*part["limits"], widest)
     return rows
 
-def _parts(title: str, margins: pd.DataFrame) -> list[dict]:
+def _parts(claim: str, title: str, margins: pd.DataFrame) -> list[dict]:
     parts = []
     for setting, found in margins.groupby("setting"):
-        mean, low, high = report.interval(found.value)
+        part = report.judge_part(claim, found)
+        mean, low, high = part["mean"], part["low"], part["high"]
         label = ", ".join(_plain(v) for k, v in json.loads(setting).items() if k != "reading")
         parts.append({"name": label, "mean": signed(mean), "interval": f"[{signed(low)}, {signed(high)}]",
-                      "limits": (mean, low, high), "points": report.evidence(low, high),
+                      "limits": (mean, low, high), "points": part["points"],
                       "origin": origin(found, f"{title}: {label}" if label else title)})
     return parts
 
