@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['SCALES', 'Mistake', 'Commands', 'digest', 'Notebook', 'read_notebook', 'notebooks', 'chosen', 'Job', 'job',
            'library_digest', 'images_digest', 'records_digest', 'stamp_of', 'stamp', 'shown', 'failed_copy', 'execute',
-           'expected', 'seconds_left', 'Display', 'Outcome', 'reason', 'attempt', 'usual_jobs', 'sharing', 'run_job',
-           'stop', 'run_jobs', 'line', 'table', 'typed', 'cli', 'list_notebooks', 'run', 'study', 'report', 'files',
-           'size', 'data', 'get', 'run_folders', 'is_finished', 'store', 'damage', 'verify', 'remove', 'prune']
+           'expected', 'seconds_of', 'seconds_left', 'Display', 'Outcome', 'reason', 'attempt', 'usual_jobs', 'sharing',
+           'run_job', 'stop', 'run_jobs', 'line', 'table', 'typed', 'cli', 'list_notebooks', 'run', 'study', 'report',
+           'files', 'size', 'data', 'get', 'run_folders', 'is_finished', 'store', 'damage', 'verify', 'remove', 'prune']
 
 # %% ../nbs/lib/cli.ipynb #b4811f1d
 import ast, contextlib, hashlib, json, logging, os, re, shutil, sys, threading, time, warnings
@@ -57,6 +57,7 @@ class Notebook(NamedTuple):
     paper: str
     claims: list[str]
     needs: list[str]       # numbers of the notebooks that come first
+    minutes: int           # that a first run takes; 0: not said
     parameters: list[str]  # names that may be set
     cells: list[str]       # ids
     digest: str            # of the source of all code cells: prose changes no result
@@ -84,6 +85,7 @@ def read_notebook(path: Path) -> Notebook:
     return Notebook(path, title=re.sub(r"^\d+ · ", "", found(r"# ([^\n]*)")), paper=found(r"\(key `(\w+)`\)"),
                     claims=list(dict.fromkeys(re.findall(r"\*\*([A-Z]\d+)\*\*", first))),
                     needs=_numbers(found(r"\*\*You\s+need\*\*(.*?)(?:\*\*Time|$)")),
+                    minutes=int(found(r"\*\*Time\*\*:\s+about\s+(\d+)\s+minutes") or 0),
                     parameters=[n for s, t in zip(sources, tags) if "parameters" in t for n in _names(s)],
                     cells=[c["id"] for c in cells],
                     digest=digest([(s, t) for c, s, t in zip(cells, sources, tags) if c["cell_type"] == "code"]))
@@ -186,11 +188,16 @@ def execute(job: Job, made_from: dict, on_cell=None):
 
 # %% ../nbs/lib/cli.ipynb #4ebe5c96
 def expected(job: Job) -> dict[str, float]:
-    "Seconds to start the kernel, and of each cell (by id), as far as an earlier copy tells."
+    "Seconds to start the kernel, and of each cell (by id): those of an earlier copy, else a share of what the notebook says."
     try: cells = json.loads(job.copy.read_text())["cells"]
     except (FileNotFoundError, ValueError): cells = []
     known = {c["id"]: c["metadata"].get("papermill", {}).get("duration") for c in cells}
-    return {"start": 2.0} | {i: known.get(i) or 1.0 for i in job.notebook.cells}
+    share = 60 * job.notebook.minutes / len(job.notebook.cells) or 1.0
+    return {"start": 2.0} | {i: known.get(i) or share for i in job.notebook.cells}
+
+def seconds_of(job: Job) -> float:
+    "Seconds that a job may take; an earlier copy may be of a second run, which trains nothing."
+    return max(60 * job.notebook.minutes, sum(expected(job).values()))
 
 def seconds_left(gone: float, done: float, current: float, since: float, ahead: float) -> float:
     """Seconds until the end: `gone` seconds over cells of which `done` were expected, `since` seconds in a cell of which
@@ -330,7 +337,7 @@ def run_jobs(jobs: list[Job], force: bool = False, at_once: int = 1) -> list[Out
     images = {name: images_digest(name) for name in {str(j.parameters["dataset"]) for j in jobs}}
     by_number = {j.notebook.number: j for j in jobs}
     needs = {n: set(j.notebook.needs) & set(by_number) - {n} for n, j in by_number.items()}
-    costs, order = {n: sum(expected(j).values()) for n, j in by_number.items()}, TopologicalSorter(needs)
+    costs, order = {n: seconds_of(j) for n, j in by_number.items()}, TopologicalSorter(needs)
     def to_the_end(number): return costs[number] + max([to_the_end(n) for n in needs if number in needs[n]], default=0)
     order.prepare()
     ready, running, outcomes = [], {}, {}
@@ -443,6 +450,9 @@ def study(scale, dataset, only, force, at_once):
     _finish(jobs, outcomes)
 
 def _run_or_tell(jobs: list[Job], force: bool, at_once: int = 1) -> list[Outcome]:
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise Mistake("a notebook runs in one process, and several were launched; to train with several GPUs, launch a script "
+                      "that calls sslnb.train.pretrain: the notebooks then find the run in the store")
     try: return run_jobs(jobs, force, at_once)
     except KeyboardInterrupt:
         click.echo("interrupted; finished notebooks and trained encoders are kept: the same command goes on from here",

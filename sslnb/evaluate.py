@@ -50,21 +50,22 @@ def hold_out(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor
     return rest.nonzero().flatten(), held
 
 def _sgd(x, y, n_classes, rates, epochs, batch_size, *name):
-    "Weights R×D×C and biases R×1×C of one classifier per rate."
-    w = torch.zeros(len(rates), x.shape[1], n_classes, requires_grad=True)
-    b = torch.zeros(len(rates), 1, n_classes, requires_grad=True)
-    rates, steps = torch.tensor(rates), epochs * math.ceil(len(x) / batch_size)
+    "Weights R×D×C and biases R×1×C of one classifier per rate; side by side, one matrix product serves all of them."
+    n_rates, steps = len(rates), epochs * math.ceil(len(x) / batch_size)
+    w = torch.zeros(x.shape[1], n_rates * n_classes, requires_grad=True)
+    b = torch.zeros(n_rates * n_classes, requires_grad=True)
+    rates = torch.tensor(rates)
     optimizer = torch.optim.SGD([w, b], lr=1.0, momentum=0.9)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for epoch in range(epochs):
         for i in torch.randperm(len(x), generator=rng(*name, epoch)).split(batch_size):
-            scores = x[i] @ w + b  # R×B×C
-            loss = F.cross_entropy(scores.flatten(0, 1), y[i].repeat(len(rates)), reduction="none")
+            scores = torch.addmm(b, x[i], w).view(-1, n_classes)  # B·R×C
+            loss = F.cross_entropy(scores, y[i].repeat_interleave(n_rates), reduction="none")
             optimizer.zero_grad()
-            (loss.view(len(rates), -1).mean(1) @ rates).backward()  # a loss scaled by r is a step scaled by r
+            (loss.view(-1, n_rates).mean(0) @ rates).backward()  # a loss scaled by r is a step scaled by r
             optimizer.step()
             schedule.step()
-    return w.detach(), b.detach()
+    return w.detach().unflatten(1, (n_rates, -1)).transpose(0, 1), b.detach().view(n_rates, 1, -1)
 
 def linear_probe(x: Tensor, y: Tensor, x_test: Tensor, *, seed: int = 0, epochs: int = 30, batch_size: int = 256,
                  rates: tuple = RATES) -> Probe:

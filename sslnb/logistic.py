@@ -39,15 +39,24 @@ def _sigmoid_loss(z, sign):
 # %% ../nbs/lib/logistic.ipynb #d17e9e38
 BLOCK = 2**21  # numbers in an intermediate result
 
+def _axes(x):
+    "Directions at right angles (D×min(N, D), float64) that hold all of `x` (N×D), and along which it does not correlate."
+    if len(x) >= x.shape[1]: return torch.linalg.eigh((x.T @ x).double())[1]
+    span = torch.linalg.qr(x.T.double())[0]  # outside of it, where there is no sample, no weight lowers the loss
+    within = x.double() @ span
+    return span @ torch.linalg.eigh(within.T @ within)[1]
+
 class _Problems:
     "Mean loss + λ/2‖W‖² on features `x` (N×D) for R penalties λ: n values of C, each for L sets of labels."
     def __init__(self, x, lambdas, bias):
         self.mean = x.mean(0, dtype=torch.float64).to(x)
         x = x - self.mean
-        self.axes = torch.linalg.eigh((x.T @ x).double())[1].to(x)
-        self.x, self.penalty = x @ self.axes, lambdas.to(x).view(-1, 1).repeat(1, x.shape[1] + 1)
+        self.axes = _axes(x).to(x)
+        self.x = x @ self.axes
+        directions = self.x.shape[1]
+        self.penalty = lambdas.to(x).view(-1, 1).repeat(1, directions + 1)
         self.penalty[:, -1] = 0
-        self.start = F.pad(bias[..., None].to(x), (x.shape[1], 0))  # K×L×(D+1): frequencies, and nothing of the features
+        self.start = F.pad(bias[..., None].to(x), (directions, 0))  # K×L×(D+1): frequencies, and nothing of the features
         self.nothing = self(self.start, torch.arange(bias.shape[1], device=x.device))[0]
 
     def _blocks(self, w):

@@ -187,7 +187,7 @@ def frozen(model: nn.Module):
 
 # %% ../nbs/lib/models.ipynb #852e0946
 @torch.no_grad()
-def outputs(model: nn.Module, fn, images, size: int = 500) -> Tensor:
+def outputs(model: nn.Module, fn, images, size: int = 200) -> Tensor:
     """`fn` (float images in [0,1] to N×D) of all `images` (a `data.Images`), `size` at a time: N×D, float32, on the CPU.
     Meanwhile `model` is `frozen`: no image's result depends on its neighbours."""
     device = next(model.parameters()).device

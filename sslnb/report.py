@@ -9,7 +9,7 @@ __all__ = ['KEY', 'COLUMNS', 'UNITS', 'TOY_SCALES', 'reports', 'slug', 'record',
            'missing_parts', 'judge', 'verdicts', 'reported', 'number_verdict', 'compare']
 
 # %% ../nbs/lib/report.ipynb #77083954
-import json, math, re
+import functools, json, math, re
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -140,11 +140,13 @@ def margins(a: pd.DataFrame, b: pd.DataFrame, on: list[str] = ["seed"]) -> pd.Se
     both = a.merge(b, on=on, suffixes=("_a", "_b"))
     return (both.value_a - both.value_b).groupby(both.seed).mean()
 
+@functools.cache
 def claims() -> pd.DataFrame:
     "All claims of the five papers, by key: paper, where, text."
     return pd.read_csv(ROOT / "data" / "claims.csv", index_col="claim")
 
 # %% ../nbs/lib/report.ipynb #6e15f5e5
+@functools.cache
 def rules() -> pd.DataFrame:
     """What decides each part of each claim: records, comparison, sign and tolerance of the margin, least number of seeds. `reading`: of
     which one; all where it is empty."""

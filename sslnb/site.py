@@ -90,11 +90,19 @@ def _parts(claim: str, title: str, margins: pd.DataFrame) -> list[dict]:
     for setting, found in margins.groupby("setting"):
         part = report.judge_part(claim, found)
         mean, low, high = part["mean"], part["low"], part["high"]
-        label = ", ".join(_plain(v) for k, v in json.loads(setting).items() if k != "reading")
+        setting = json.loads(setting)
+        label = ", ".join(_plain(v) for k, v in setting.items() if k != "reading")
+        behind = origin(found, f"{title}: {label}" if label else title)
+        behind["about"] = _rule(claim, setting) | {"detectable": f"{part['detectable']:.3f} at 80 % power"} | behind["about"]
         parts.append({"name": label, "mean": signed(mean), "interval": f"[{signed(low)}, {signed(high)}]",
                       "limits": (mean, low, high), "points": part["points"],
-                      "origin": origin(found, f"{title}: {label}" if label else title)})
+                      "origin": behind})
     return parts
+
+def _rule(claim: str, setting: dict) -> dict[str, str]:
+    "What was compared for a margin, in words (data/rules.csv)."
+    how = report.rule(claim, setting)
+    return {"compared": how.comparison, "records": how.records, "least seeds": str(how.seeds)}
 
 def picture(mean: float, low: float, high: float, widest: float) -> dict[str, float]:
     "Where mean and limits are on a line of 120 units with zero in the middle and `widest` near the ends."
@@ -484,7 +492,7 @@ the {{ "{:,}".format(count) }} numbers on record. Behind every number that is un
 <dt>{{ badge("inconclusive") }}</dt><dd>The interval has zero in it.</dd>
 <dt>{{ badge("toy") }}</dt><dd>Small networks, few steps, few seeds (the scales smoke and quick). This says which way small-scale evidence points, and no more.</dd>
 <dt>{{ badge("not run") }}</dt><dd>There is no number on record.</dd>
-<dt>margin</dt><dd>A difference per seed that is positive if the seed agrees with the claim. Its mean and 95 % interval (Student's t, over the seeds).</dd>
+<dt>margin</dt><dd>A difference per seed that is positive if the seed agrees with the claim. Its mean and 95 % interval (Student's t, over the seeds). Behind it: what was compared, and the smallest true difference that so many seeds would detect.</dd>
 <dt>reading</dt><dd>“As published” does what the text or the authors' code says; “corrected” what it should have been. Others name what a paper leaves open.</dd>
 </dl></details>
 </section>

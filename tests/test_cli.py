@@ -32,8 +32,8 @@ def write(tmp_path, monkeypatch):
     place.mkdir()
     monkeypatch.setenv("SSLNB_NOTEBOOKS", str(place))
 
-    def write(number, code="print(x)", needs=""):
-        about = f"# {number} · Small\n> (key `rotnet`)\n**R{int(number)}**\n**You need** {needs}. **Time**: none."
+    def write(number, code="print(x)", needs="", time="none"):
+        about = f"# {number} · Small\n> (key `rotnet`)\n**R{int(number)}**\n**You need** {needs}. **Time**: {time}."
         parameters = 'scale: str = "quick"  # .\ndataset: str = "digits"  # .\nx: float = 1.0  # .'
         nb = new_notebook(metadata={"kernelspec": {"name": "python3", "display_name": "python3", "language": "python"}})
         nb.cells = [new_markdown_cell(about), new_code_cell(parameters, metadata={"tags": ["parameters"]}),
@@ -183,6 +183,19 @@ def test_two_run_at_once_and_none_before_what_it_needs(write, tmp_path, copies):
     assert study("--jobs", "2") == ["ok", "ok", "ok"]
     share = str(max(1, os.cpu_count() // 2)) if "OMP_NUM_THREADS" not in os.environ else os.environ["OMP_NUM_THREADS"]
     assert nbformat.read(copies / "01_small.ipynb", 4).cells[3].outputs[0].text == f"{share}\n"
+
+
+def test_the_longest_way_to_the_end_comes_first(write, instant):
+    write("01", time="about 2 minutes"), write("02", needs="notebook 01", time="about\n4 minutes")
+    write("03", time="about 5 minutes"), write("04", time="about 7 minutes")
+    assert study("--jobs", "1") == ["ok"] * 4 and instant == ["04", "01", "03", "02"]
+
+
+def test_several_launched_processes_are_told_what_to_do(write, monkeypatch):
+    write("01")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for command in (["run", "01"], ["study"]):
+        assert "sslnb.train.pretrain" in sslnb(*command, "--data", "digits", code=2)
 
 
 def test_an_unreadable_copy_is_no_copy(write, copies, instant):

@@ -111,6 +111,9 @@ def test_every_number_of_ours_leads_to_its_origin(soup):
     one = next(p for p in about.values() if "Fine-tuned SimCLR, 1%" in p.get_text() and "gpu" in p.get_text())
     told = " ".join(one.get_text(" ").split())
     for part in ("0 0.651 1 0.653 2 0.655", "test images 2000", "epochs 60", "CPU", "torch", "commit"): assert part in told, part
+    margin = next(p for p in about.values() if p["aria-label"].startswith("R1, cifar10, gpu"))
+    told = " ".join(margin.get_text(" ").split())
+    for part in ("largest batch - smallest batch", "least seeds 3", "at 80 % power"): assert part in told, part
 
 
 class Balanced(HTMLParser):

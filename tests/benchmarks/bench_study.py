@@ -1,0 +1,64 @@
+"What the whole study costs on an empty store: seconds and memory of each notebook, and of all. It takes as long as the study."
+
+import argparse, os, re, subprocess, sys, tempfile, threading, time
+from pathlib import Path
+from queue import SimpleQueue
+
+import psutil
+from common import machine
+
+from sslnb.core import best_device
+from sslnb.runs import provenance
+
+
+def memory(processes: list[psutil.Process]) -> dict[int, float]:
+    "GiB of each that is still there; what several share is divided among them (PSS, of Linux)."
+    found = {}
+    for p in processes:
+        try: found[p.pid] = p.memory_full_info().pss / 2**30
+        except psutil.Error: pass
+    return found
+
+
+def watch(study: subprocess.Popen) -> tuple[list[dict], float]:
+    "A row for each notebook as it ends, and the peak of all processes together."
+    lines, peaks, highest, rows, named = SimpleQueue(), {}, 0.0, [], set()
+    reader = threading.Thread(target=lambda: [lines.put(line) for line in study.stdout])
+    reader.start()
+    while reader.is_alive() or not lines.empty():
+        try: now = memory([psutil.Process(study.pid), *psutil.Process(study.pid).children(recursive=True)])
+        except psutil.Error: now = {}
+        highest = max(highest, sum(now.values()))
+        for pid, gib in now.items(): peaks[pid] = max(gib, peaks.get(pid, 0))
+        while not lines.empty():
+            ended = re.match(r"(\w+): (\w+) after (\d+) s", lines.get())
+            if not ended: continue
+            kernel = next(p for p in peaks if p not in now and p not in named)  # the one that has gone
+            named.add(kernel)
+            rows.append({"notebook": ended[1], "state": ended[2], "seconds": int(ended[3]), "GiB": round(peaks[kernel], 2)})
+            print(*rows[-1].values(), flush=True)
+        time.sleep(0.5)
+    return sorted(rows, key=lambda r: r["notebook"]), highest
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--folder", type=Path, help="for store and reports, empty at first (default: one that is deleted)")
+    args, more = parser.parse_known_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = (args.folder or Path(temporary)).absolute()
+        if folder.exists() and any(folder.iterdir()): parser.error(f"{folder} is not empty")
+        env = os.environ | {"SSLNB_STORE": str(folder / "store"), "SSLNB_REPORTS": str(folder / "reports")}
+        start = time.monotonic()
+        study = subprocess.Popen([sys.executable, "-m", "sslnb", "study", *more], env=env, text=True,
+                                 stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        rows, peak = watch(study)
+        seconds = time.monotonic() - start
+    print(f"\n**bench_study {' '.join(more)}**: " + "; ".join(f"{k} {v}" for k, v in
+          (provenance(best_device()) | {"machine": machine()}).items()) + "\n")
+    print("| notebook | state | seconds | GiB |\n|---|---|---|---|")
+    for row in rows: print("| " + " | ".join(map(str, row.values())) + " |")
+    print(f"\nall together: {seconds:.0f} s, at most {peak:.2f} GiB, exit code {study.returncode}")
+
+
+if __name__ == "__main__": main()
