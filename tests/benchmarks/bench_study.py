@@ -11,31 +11,36 @@ from sslnb.core import best_device
 from sslnb.runs import provenance
 
 
-def memory(processes: list[psutil.Process]) -> dict[int, float]:
-    "GiB of each that is still there; what several share is divided among them (PSS, of Linux)."
+def memory(pid: int) -> dict[int, float]:
+    "GiB of a process and of all that it has started; what several share is divided among them (PSS, of Linux)."
     found = {}
-    for p in processes:
-        try: found[p.pid] = p.memory_full_info().pss / 2**30
-        except psutil.Error: pass
+    try:
+        for p in [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]:
+            found[p.pid] = p.memory_full_info().pss / 2**30
+    except psutil.Error: pass  # one has just ended
     return found
+
+
+def kernels(pid: int) -> list[int]:
+    "The kernels among the children of a process."
+    try: return [p.pid for p in psutil.Process(pid).children() if "ipykernel_launcher" in p.cmdline()]
+    except psutil.Error: return []
 
 
 def watch(study: subprocess.Popen) -> tuple[list[dict], float]:
     "A row for each notebook as it ends, and the peak of all processes together."
-    lines, peaks, highest, rows, named = SimpleQueue(), {}, 0.0, [], set()
+    lines, peaks, highest, rows = SimpleQueue(), {}, 0.0, []
     reader = threading.Thread(target=lambda: [lines.put(line) for line in study.stdout])
     reader.start()
     while reader.is_alive() or not lines.empty():
-        try: now = memory([psutil.Process(study.pid), *psutil.Process(study.pid).children(recursive=True)])
-        except psutil.Error: now = {}
+        now, running = memory(study.pid), kernels(study.pid)
         highest = max(highest, sum(now.values()))
-        for pid, gib in now.items(): peaks[pid] = max(gib, peaks.get(pid, 0))
+        for pid in running: peaks[pid] = max(now.get(pid, 0), peaks.get(pid, 0))
         while not lines.empty():
             ended = re.match(r"(\w+): (\w+) after (\d+) s", lines.get())
             if not ended: continue
-            kernel = next(p for p in peaks if p not in now and p not in named)  # the one that has gone
-            named.add(kernel)
-            rows.append({"notebook": ended[1], "state": ended[2], "seconds": int(ended[3]), "GiB": round(peaks[kernel], 2)})
+            gone = next(pid for pid in peaks if pid not in running)  # its kernel
+            rows.append({"notebook": ended[1], "state": ended[2], "seconds": int(ended[3]), "GiB": round(peaks.pop(gone), 2)})
             print(*rows[-1].values(), flush=True)
         time.sleep(0.5)
     return sorted(rows, key=lambda r: r["notebook"]), highest
@@ -58,7 +63,7 @@ def main():
           (provenance(best_device()) | {"machine": machine()}).items()) + "\n")
     print("| notebook | state | seconds | GiB |\n|---|---|---|---|")
     for row in rows: print("| " + " | ".join(map(str, row.values())) + " |")
-    print(f"\nall together: {seconds:.0f} s, at most {peak:.2f} GiB, exit code {study.returncode}")
+    print(f"\nall together: {seconds:.0f} s, at most {peak:.2f} GiB, exit code {study.wait()}")
 
 
 if __name__ == "__main__": main()
