@@ -70,7 +70,8 @@ def commit() -> str:
 def device_name(device: torch.device) -> str:
     "The GPU's name, or the CPU's architecture and the number of threads."
     if device.type == "cuda": return torch.cuda.get_device_name(device)
-    return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    return f"{platform.machine()} CPU, {threads} thread{'s' * (threads > 1)}"
 
 def provenance(device: torch.device) -> dict:
     "What stands beside every number: commit, versions, device."
