@@ -412,7 +412,11 @@ form.addEventListener("input", () => {
   const state = new URLSearchParams(filter()).toString();
   history.replaceState(null, "", state ? "#" + state : location.pathname + location.search);
 });
-form.addEventListener("reset", () => setTimeout(() => form.dispatchEvent(new Event("input"))));
+form.querySelector("[type=reset]").addEventListener("click", event => {
+  event.preventDefault();
+  form.reset();
+  form.dispatchEvent(new Event("input"));
+});
 form.addEventListener("submit", event => event.preventDefault());
 addEventListener("hashchange", read);
 if (typeof pages !== "undefined") for (const a of all("a[data-page]"))
