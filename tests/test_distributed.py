@@ -183,7 +183,7 @@ def test_two_processes_do_what_one_does(results, what):
         for k, expected in one[what].items():
             factor = 2 if k in ("z", "x") else 1  # the gradient of the sum of the losses; parameters get that of the mean
             close = 1e-2 if "bf16" in what else 1e-5
-            torch.testing.assert_close(mine[what][k], factor * expected, atol=close, rtol=close, equal_nan=True,
+            torch.testing.assert_close(mine[what][k], factor * expected, atol=close, rtol=close, equal_nan=k == "memory",  # NaN: not seen yet
                                        msg=lambda m: f"{k}: {m}")
 
 

@@ -38,7 +38,7 @@ def test_solution_is_shown_as_it_ran(path):
     assert outputs and not [o for o in outputs if o.output_type == "error" or o.get("name") == "stderr"]
     assert path.stat().st_size < 5e5
     first = nb.cells[0].source
-    assert "try first" in first.lower() and path.name[:2] in first, "which notebook it belongs to; that one tries first"
+    assert "try first" in first.lower() and f"](../{path.name})" in first
 
 
 @pytest.mark.parametrize("path", STUDY, ids=lambda p: p.name)

@@ -1,6 +1,7 @@
 "What the whole study costs on an empty store: seconds and memory of each notebook, and of all. It takes as long as the study."
 
-import argparse, os, re, subprocess, sys, tempfile, threading, time
+import argparse, math, os, re, subprocess, sys, tempfile, threading, time
+from contextlib import suppress
 from pathlib import Path
 from queue import SimpleQueue
 
@@ -11,20 +12,15 @@ from sslnb.core import best_device
 from sslnb.runs import provenance
 
 
-def memory(pid: int) -> dict[int, float]:
-    "GiB of a process and of all that it has started; what several share is divided among them (PSS, of Linux)."
-    found = {}
-    try:
-        for p in [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]:
+def memory(pid: int) -> tuple[dict[int, float], set[int]]:
+    "GiB of a process and of all that it has started (PSS, of Linux: what several share is divided); which of these are kernels."
+    found, kernels, all_of_it = {}, set(), []
+    with suppress(psutil.Error): all_of_it = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+    for p in all_of_it:
+        with suppress(psutil.Error):  # it may have just ended
             found[p.pid] = p.memory_full_info().pss / 2**30
-    except psutil.Error: pass  # one has just ended
-    return found
-
-
-def kernels(pid: int) -> list[int]:
-    "The kernels among the children of a process."
-    try: return [p.pid for p in psutil.Process(pid).children() if "ipykernel_launcher" in p.cmdline()]
-    except psutil.Error: return []
+            if "ipykernel_launcher" in p.cmdline(): kernels.add(p.pid)
+    return found, kernels
 
 
 def watch(study: subprocess.Popen) -> tuple[list[dict], float]:
@@ -33,14 +29,14 @@ def watch(study: subprocess.Popen) -> tuple[list[dict], float]:
     reader = threading.Thread(target=lambda: [lines.put(line) for line in study.stdout])
     reader.start()
     while reader.is_alive() or not lines.empty():
-        now, running = memory(study.pid), kernels(study.pid)
+        told = [lines.get() for _ in range(lines.qsize())]  # before looking: the kernel of what has ended is gone by now
+        now, running = memory(study.pid)
         highest = max(highest, sum(now.values()))
-        for pid in running: peaks[pid] = max(now.get(pid, 0), peaks.get(pid, 0))
-        while not lines.empty():
-            ended = re.match(r"(\w+): (\w+) after (\d+) s", lines.get())
-            if not ended: continue
-            gone = next(pid for pid in peaks if pid not in running)  # its kernel
-            rows.append({"notebook": ended[1], "state": ended[2], "seconds": int(ended[3]), "GiB": round(peaks.pop(gone), 2)})
+        for pid in running: peaks[pid] = max(now[pid], peaks.get(pid, 0))
+        for ended in filter(None, (re.match(r"(\w+): (\w+) after (\d+) s", line) for line in told)):
+            kernel = next((pid for pid in peaks if pid not in running), None)
+            rows.append({"notebook": ended[1], "state": ended[2], "seconds": int(ended[3]),
+                         "GiB": f"{peaks.pop(kernel, math.nan):.2f}"})
             print(*rows[-1].values(), flush=True)
         time.sleep(0.5)
     return sorted(rows, key=lambda r: r["notebook"]), highest
