@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from .core import SettingError, settings
+from .core import SettingError, checked_dataclass
 
 # %% ../nbs/lib/augment.ipynb #bf87a866
 def to_float(x: Tensor) -> Tensor:
@@ -92,7 +92,7 @@ def blur(x: Tensor, sigma: Tensor) -> Tensor:
     return F.conv2d(F.conv2d(flat, k, groups=n * c), k.transpose(2, 3), groups=n * c).view_as(x)
 
 # %% ../nbs/lib/augment.ipynb #e148271f
-@settings
+@checked_dataclass
 class Augment:
     "A recipe for random views. Every step is off by default: `Augment()` changes nothing."
     scale: tuple[float, float] = (1.0, 1.0)  # share of the area that a random resized crop keeps

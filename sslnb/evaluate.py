@@ -6,7 +6,7 @@
 __all__ = ['RATES', 'raw_pixels', 'Probe', 'hold_out', 'linear_probe', 'knn', 'metrics', 'Result', 'score', 'check_classes',
            'evaluate', 'evaluate_run', 'evaluate_pixels', 'linear_tuning', 'tune_run', 'tuned_classifier',
            'logistic_encoder', 'logistic_run', 'logistic_pixels', 'cluster_accuracy', 'cluster_run', 'cluster_pixels',
-           'few_labels', 'fine_tuning', 'fine_tune', 'tuning', 'judge', 'judge_run']
+           'few_labels', 'fine_tuning', 'fine_tune', 'tuning', 'evaluate_classifier', 'evaluate_classifier_run']
 
 # %% ../nbs/lib/evaluate.ipynb #1588d628
 import functools, math, warnings
@@ -24,8 +24,8 @@ from .core import SettingError, best_device, rng, seed_of
 from .data import DataError, Images, stratified
 from .logistic import average_precision, labels_probe, logistic_probe
 from .models import Encoder, fast_precision, features, outputs
-from .runs import Run, remember, remember_tensors, stored_info
-from .train import Job, TrainConfig, digest_of, load_classifier, load_encoder, train_all
+from .runs import Run, cached, cached_tensors, stored_info
+from .train import TrainJob, TrainConfig, digest_of, load_classifier, load_encoder, train_all
 
 # %% ../nbs/lib/evaluate.ipynb #eb49e57b
 def raw_pixels(images: Images) -> Tensor:
@@ -148,12 +148,12 @@ def _images_key(train, test, seed):
 def evaluate_run(run: Run, step: int, train: Images, test: Images, *, seed: int = 0, stage: int = -1) -> Result:
     "`evaluate` of the encoder of `run` after `step` steps; remembered by its weights: equal ones are judged once."
     key = {"evaluate": stored_info(run.model_file(step))["encoder"], "stage": stage} | _images_key(train, test, seed)
-    return Result(*remember(key, lambda: evaluate(load_encoder(run, step), train, test, seed=seed, stage=stage)))
+    return Result(*cached(key, lambda: evaluate(load_encoder(run, step), train, test, seed=seed, stage=stage)))
 
 def evaluate_pixels(train: Images, test: Images, *, seed: int = 0) -> Result:
     "`score` of the raw pixels; remembered."
     key = {"evaluate": "raw pixels"} | _images_key(train, test, seed)
-    return Result(*remember(key, lambda: score(raw_pixels(train), train.labels.cpu(), raw_pixels(test),
+    return Result(*cached(key, lambda: score(raw_pixels(train), train.labels.cpu(), raw_pixels(test),
                                                test.labels.cpu(), seed=seed)))
 
 # %% ../nbs/lib/evaluate.ipynb #e6349055
@@ -185,7 +185,7 @@ def tune_run(run: Run, train: Images, test: Images, *, epochs: int = 30, seed: i
         head, (on_train, on_test) = linear_tuning(x, train.labels.cpu(), [x, x_test], epochs=epochs, seed=seed)
         return {"train": on_train, "test": on_test, "weight": head.weight, "bias": head.bias}
     key = {"tuning": stored_info(run.model_file(run.config.steps))["encoder"], "epochs": epochs}
-    return remember_tensors(key | _images_key(train, test, seed), compute)
+    return cached_tensors(key | _images_key(train, test, seed), compute)
 
 def tuned_classifier(run: Run, way: dict[str, Tensor]) -> nn.Sequential:
     "The encoder of `run` and the linear layer of a `way` that `tune_run` gave: images (N C H W, in [0,1]) to scores. In evaluation mode."
@@ -210,7 +210,7 @@ def _remembered_logistic(what, reader, train, val, test):
     "`_logistic` by what `reader()` gives, a function of images; only called if `what` was not judged before."
     for other in (val, test): check_classes(train, other)
     key = {"logistic": what, "train": train.fingerprint, "val": val.fingerprint, "test": test.fingerprint}
-    return remember(key, lambda: _logistic(reader(), train, val, test))
+    return cached(key, lambda: _logistic(reader(), train, val, test))
 
 def logistic_encoder(encoder: Encoder, train: Images, val: Images, test: Images) -> dict[str, float]:
     """Logistic evaluation of the features of `encoder` (`simclic` §4.2): `metrics` on `test`, `error` (1 − top-1), `C` and the
@@ -255,12 +255,12 @@ def cluster_run(run: Run, step: int, train: Images, test: Images, components: in
         x, x_test = (features(load_encoder(run, step), images) for images in (train, test))
         return cluster_accuracy(x, x_test, test.labels.cpu(), test.n_classes, components=components, seed=seed)
     key = {"clusters": stored_info(run.model_file(step))["encoder"], "components": components}
-    return remember(key | _images_key(train, test, seed), compute)
+    return cached(key | _images_key(train, test, seed), compute)
 
 def cluster_pixels(train: Images, test: Images, components: int | None = None, *, seed: int = 0) -> dict[str, float]:
     "`cluster_accuracy` of the raw pixels, or of so many of their principal components; remembered."
     key = {"clusters": "raw pixels", "components": components} | _images_key(train, test, seed)
-    return remember(key, lambda: cluster_accuracy(*_pixel_points(train, test, components), test.labels.cpu(),
+    return cached(key, lambda: cluster_accuracy(*_pixel_points(train, test, components), test.labels.cpu(),
                                                   test.n_classes, seed=seed))
 
 # %% ../nbs/lib/evaluate.ipynb #af48ff9b
@@ -290,7 +290,7 @@ def _any_of(c, labels, seed):
 
 # %% ../nbs/lib/evaluate.ipynb #867c806b
 def fine_tuning(encoder: Encoder, images: Images, fraction: float, *, epochs: int | None = None, seed: int = 0,
-                batch_size: int = 64, lr: float = 0.0125, keep: tuple = (), **settings) -> Job:
+                batch_size: int = 64, lr: float = 0.0125, keep: tuple = (), **settings) -> TrainJob:
     """The training of all of `encoder` (made by `models.encoder`, or loaded) and a new linear layer on a `fraction` of the
     labels. `epochs`: by default the paper's, 60 up to 1 %, 30 up to 10 %, else 20. `keep`: epochs after which the model is
     kept, too (0: before the first); further `settings` as in `TrainConfig`. Errors: those of `few_labels`, `TrainConfig`."""
@@ -305,7 +305,7 @@ def _tuning(encoder, images, *, batch_size, steps, keep=(), **settings):
                          dataset=images.name, fingerprint=images.fingerprint, start=digest_of(encoder),
                          encoder=encoder.name, size=encoder.side, batch_size=min(batch_size, len(images)),
                          save_at=tuple(sorted({*keep, steps})), precision=fast_precision(best_device()))
-    return Job(config, images, encoder)
+    return TrainJob(config, images, encoder)
 
 def fine_tune(encoder: Encoder, images: Images, fraction: float, **settings) -> Run:
     "The run of `fine_tuning`, trained or from the store. (Several at once, under one bar: `train.train_all`.)"
@@ -313,7 +313,7 @@ def fine_tune(encoder: Encoder, images: Images, fraction: float, **settings) -> 
 
 # %% ../nbs/lib/evaluate.ipynb #68dfa2ec
 def tuning(encoder: Encoder, images: Images, *, lr: float, weight_decay: float, steps: int, batch_size: int = 128,
-           seed: int = 0) -> Job:
+           seed: int = 0) -> TrainJob:
     """The training of all of `encoder` and a new linear layer on all `images` for a number of `steps`: Nesterov SGD, a rate
     that falls along a cosine, random crop and flip. `DataError`: an image without a label, a class without an image."""
     _check_labelled(images, images.labels.cpu())
@@ -321,15 +321,15 @@ def tuning(encoder: Encoder, images: Images, *, lr: float, weight_decay: float, 
                    schedule="cosine")
 
 # %% ../nbs/lib/evaluate.ipynb #09d6ba23
-def judge(model: nn.Module, test: Images) -> Result:
+def evaluate_classifier(model: nn.Module, test: Images) -> Result:
     "`metrics` of a classifier's own answers to the test images. `DataError` where its classes are not as many as the test's."
     scores = outputs(model, model, test).log_softmax(1)
     if scores.shape[1] != test.n_classes:
         raise DataError(f"the model knows {scores.shape[1]} classes, {test.name} has {test.n_classes}")
     return Result(metrics(scores, test.labels), scores.argmax(1).tolist())
 
-def judge_run(run: Run, test: Images, step: int | None = None) -> Result:
-    "`judge` of the classifier of `run` after `step` steps (default: the last); remembered by its weights."
+def evaluate_classifier_run(run: Run, test: Images, step: int | None = None) -> Result:
+    "`evaluate_classifier` of the classifier of `run` after `step` steps (default: the last); remembered by its weights."
     step = run.config.steps if step is None else step
-    key = {"judge": stored_info(run.model_file(step))["sha256"], "test": test.fingerprint}
-    return Result(*remember(key, lambda: judge(load_classifier(run, step), test)))
+    key = {"classifier": stored_info(run.model_file(step))["sha256"], "test": test.fingerprint}
+    return Result(*cached(key, lambda: evaluate_classifier(load_classifier(run, step), test)))

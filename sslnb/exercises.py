@@ -46,7 +46,7 @@ from .augment import RECIPES, to_float
 from .core import rng
 from .data import Images
 from .methods import Batch
-from .models import Normalize, build
+from .models import Normalize, make_encoder
 
 # %% ../nbs/lib/exercises.ipynb #e8ffb416
 def _agree(a, b, tolerance=1e-3):
@@ -63,7 +63,7 @@ def _tiny(images):
     "The encoder `tiny` for `images`; the same weights every time."
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return build("tiny", Normalize(*images.mean_std()), 3, images.pixels.shape[-1])
+        return make_encoder("tiny", Normalize(*images.mean_std()), 3, images.pixels.shape[-1])
 
 # %% ../nbs/lib/exercises.ipynb #e3d8ce6a
 def _spread_hint(values, given):
@@ -167,7 +167,7 @@ def _two_turns(answer):
     loss = method.loss((turned, turns), None)
     loss.backward()
     if method.encoder.stem[0].weight.grad is None: return "The loss does not reach the encoder."
-    if method.classify.out_features != 2: return "`classify` has answers that no image can have: two turns are two classes."
+    if method.head.out_features != 2: return "`head` has answers that no image can have: two turns are two classes."
 
 # %% ../nbs/lib/exercises.ipynb #1bf5f03a
 def _updates(labels, epochs, batch=64, last=False):

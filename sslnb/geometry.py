@@ -20,7 +20,7 @@ from .augment import to_float
 from .core import Progress, SettingError, best_device, rng
 from .data import Images
 from .models import frozen
-from .runs import digest, remember
+from .runs import cached, tensor_digest
 from .train import digest_of
 
 # %% ../nbs/lib/geometry.ipynb #9957ad12
@@ -201,17 +201,17 @@ def loss_surface(model: nn.Module, images: Images, directions: list[dict[str, Te
                  recalibrate: bool = False) -> Tensor:
     """The mean cross-entropy of `model` (images in [0,1] to scores; evaluation mode) at the steps `grid` (K)
     along one direction: K; or along two: K×K, the first down (Li et al. 2018). BatchNorm's statistics are kept,
-    or with `recalibrate` those of the images at each point, at most `PART` at a time. Remembered.
+    or with `recalibrate` those of the images at each point, at most `PART` at a time. Cached.
     `SettingError`: no images, labels or directions that do not fit."""
     points = torch.cartesian_prod(*[grid.float().cpu()] * len(directions)).view(-1, len(directions))
-    digests = [digest({k: t.cpu() for k, t in d.items()}) for d in directions]
+    digests = [tensor_digest({k: t.cpu() for k, t in d.items()}) for d in directions]
     key = _key(model, images) | {"surface": digests, "grid": grid.tolist(), "recalibrate": recalibrate}
     def compute():
         bar = Progress(len(points), "loss surface", "point")
         found = _losses(model, images, directions, points, recalibrate, bar)
         bar.close(f"the loss at {len(points)} points")
         return {"loss": found.tolist()}
-    found = remember(key, compute)
+    found = cached(key, compute)
     return torch.tensor(found["loss"]).view([len(grid)] * len(directions))
 
 # %% ../nbs/lib/geometry.ipynb #6b1092ac
@@ -285,10 +285,10 @@ def trace(matrix, n: int, generator: Generator) -> Tensor:
 def flatness(model: nn.Module, images: Images, radius: float, n: int, seed: int) -> dict:
     """How flat the loss is around `model`: `rise` (n, at `radius` along n filter-normalised directions,
     BatchNorm kept) and `recalibrated` (the same, recalibrated), in nats; `eigenvalue`, the Hessian's largest;
-    `trace`, n estimates. Remembered. Errors as `loss_surface`."""
+    `trace`, n estimates. Cached. Errors as `loss_surface`."""
     def compute():
         directions, h = filter_directions(model, n, rng(seed, "directions")), Hessian(model, images)
         rises = [loss_rise(model, images, directions, radius, r).tolist() for r in (False, True)]
         return {"rise": rises[0], "recalibrated": rises[1], "eigenvalue": top_eigenvalue(h, rng(seed, "eigenvalue")),
                 "trace": trace(h, n, rng(seed, "trace")).tolist()}
-    return remember(_key(model, images) | {"flatness": [radius, n, seed]}, compute)
+    return cached(_key(model, images) | {"flatness": [radius, n, seed]}, compute)

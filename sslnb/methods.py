@@ -18,7 +18,7 @@ from .augment import RECIPES, Augment, augment, rotations
 from .clustering import balanced_order, health, kmeans, on_sphere
 from .core import SettingError, keyword_options, uniform
 from .data import Images
-from .distributed import gathered, spread
+from .distributed import all_gather, map_shards
 from .embedding import channel_deviation, effective_rank
 from .losses import nt_xent, sup_con
 from .models import Encoder, features, mlp, normed_mlp, outputs
@@ -36,7 +36,7 @@ class Epoch(NamedTuple):
     "How an epoch begins."
     order: Tensor  # places of images, as many as there are images
     notes: dict[str, float] = {}  # for the history of the run
-    fresh: tuple[nn.Parameter, ...] = ()  # those that begin anew: the optimiser forgets what it knew of them
+    reset_params: tuple[nn.Parameter, ...] = ()  # those that begin anew: the optimiser forgets what it knew of them
 
 class Method(nn.Module):
     """What all methods share: the encoder; and, unless a method says otherwise, a random order and one random view of each
@@ -60,14 +60,14 @@ class SimCLR(Method):
     recipe = "simclr"
     def __init__(self, encoder, images, *, temperature: float = 0.5, hidden: int = 2048, out: int = 2048):
         super().__init__(encoder, images)
-        self.project, self.temperature = mlp(encoder.dim, hidden, out), temperature
+        self.projector, self.temperature = mlp(encoder.dim, hidden, out), temperature
 
     def views(self, batch, recipe, generator):
         "Two random views of every image: the N first views, then the N second ones (2N C H W)."
         return augment(torch.cat([batch.x, batch.x]), recipe, generator)
 
     def loss(self, views, batch):
-        z = gathered(self.project(self.encoder(views)), views=2)  # 2N×out
+        z = all_gather(self.projector(self.encoder(views)), views=2)  # 2N×out
         return nt_xent(*z.chunk(2), self.temperature)
 
 # %% ../nbs/lib/methods.ipynb #8d096895
@@ -78,8 +78,8 @@ class SupCon(SimCLR):
         _check_labelled(images)
 
     def loss(self, views, batch):
-        z = gathered(self.project(self.encoder(views)), views=2)
-        return sup_con(z, gathered(batch.y), self.temperature)
+        z = all_gather(self.projector(self.encoder(views)), views=2)
+        return sup_con(z, all_gather(batch.y), self.temperature)
 
 def _check_labelled(images):
     missing = int((images.labels < 0).sum())
@@ -90,7 +90,7 @@ class RotNet(Method):
     "Prediction of the turn of an image (Gidaris et al. 2018; `rotnet` §2.2)."
     def __init__(self, encoder, images):
         super().__init__(encoder, images)
-        self.classify = nn.Linear(encoder.dim, 4)
+        self.head = nn.Linear(encoder.dim, 4)
 
     def views(self, batch, recipe, generator):
         "One random view of every image in four turns (4N C H W), and the turns (4N)."
@@ -98,7 +98,7 @@ class RotNet(Method):
 
     def loss(self, views, batch):
         turned, turns = views
-        return F.cross_entropy(self.classify(self.encoder(turned)).float(), turns)
+        return F.cross_entropy(self.head(self.encoder(turned)).float(), turns)
 
 # %% ../nbs/lib/methods.ipynb #83c774cd
 class DeepCluster(Method):
@@ -106,22 +106,22 @@ class DeepCluster(Method):
     def __init__(self, encoder, images, *, clusters: int = 100, components: int = 64):
         super().__init__(encoder, images)
         _check_clusters(clusters, components, encoder.dim, len(images))
-        self.classify, self.components = nn.Linear(encoder.dim, clusters), components
+        self.head, self.components = nn.Linear(encoder.dim, clusters), components
         self.register_buffer("assigned", torch.full((len(images),), -1))
 
     def begin_epoch(self, images, generator):
         "New clusters of all images, and a new classifier; the images of the epoch are drawn uniformly over the clusters."
-        seen = spread(lambda some: features(self.encoder, some), images)
+        seen = map_shards(lambda some: features(self.encoder, some), images)
         points = on_sphere(seen.to(self.assigned.device), self.components)
-        found = kmeans(points, self.classify.out_features, generator=generator)
+        found = kmeans(points, self.head.out_features, generator=generator)
         notes = health(found.labels, self.assigned, images.labels, len(found.centres))
         _warn_of_collapse(notes, len(found.centres))
         self.assigned.copy_(found.labels)
-        _begin_anew(self.classify, generator)
-        return Epoch(balanced_order(found.labels, generator), notes, tuple(self.classify.parameters()))
+        _begin_anew(self.head, generator)
+        return Epoch(balanced_order(found.labels, generator), notes, tuple(self.head.parameters()))
 
     def loss(self, views, batch):
-        return F.cross_entropy(self.classify(self.encoder(views)).float(), self.assigned[batch.index])
+        return F.cross_entropy(self.head(self.encoder(views)).float(), self.assigned[batch.index])
 
 def _check_clusters(clusters, components, dim, n):
     if not 2 <= clusters <= n: raise SettingError(f"clusters = {clusters}: must be from 2 to {n}, the number of images")
@@ -187,10 +187,10 @@ class SimSiam(Method):
                  predictor: Literal["2-layer", "1-layer", "fixed-random", "none"] = "2-layer", stop_gradient: bool = True,
                  similarity: Literal["cosine", "cross-entropy"] = "cosine"):
         super().__init__(encoder, images)
-        self.project = normed_mlp(encoder.dim, hidden, hidden, out).append(nn.BatchNorm1d(out))
+        self.projector = normed_mlp(encoder.dim, hidden, hidden, out).append(nn.BatchNorm1d(out))
         layers = {"none": nn.Identity(), "1-layer": nn.Linear(out, out)}
-        self.predict = layers.get(predictor) or normed_mlp(out, bottleneck, out)
-        if predictor == "fixed-random": self.predict.requires_grad_(False)
+        self.predictor = layers.get(predictor) or normed_mlp(out, bottleneck, out)
+        if predictor == "fixed-random": self.predictor.requires_grad_(False)
         self.stop_gradient, self.similarity = stop_gradient, similarity
 
     def begin_epoch(self, images, generator):
@@ -200,34 +200,35 @@ class SimSiam(Method):
 
     def health(self, images: Images) -> dict[str, float]:
         "`channel_deviation` of the projections, `effective_rank` of the features."
-        both = outputs(self, lambda x: torch.cat([h := self.encoder(x), self.project(h)], 1), images)
+        both = outputs(self, lambda x: torch.cat([h := self.encoder(x), self.projector(h)], 1), images)
         h, z = both.split([self.encoder.dim, both.shape[1] - self.encoder.dim], 1)
         return {"deviation": channel_deviation(z), "rank": effective_rank(h)}
 
     views = SimCLR.views  # two of every image, 2N C H W
 
     def loss(self, views, batch):
-        z = self.project(self.encoder(views))  # 2N×out
-        return self.distance(self.predict(z), z.roll(len(batch.x), 0))
+        z = self.projector(self.encoder(views))  # 2N×out
+        return self.distance(self.predictor(z), z.roll(len(batch.x), 0))
 
-    def distance(self, p, target):
-        "How far the guesses `p` are from their targets: a scalar."
-        p, target = p.float(), (target.detach() if self.stop_gradient else target).float()
-        if self.similarity == "cosine": return -F.cosine_similarity(p, target).mean()
-        return F.cross_entropy(p, target.softmax(1))  # −Σ softmax(target)·log softmax(p)
+    def distance(self, guess, target):
+        "How far the guesses are from their targets: a scalar."
+        guess, target = guess.float(), (target.detach() if self.stop_gradient else target).float()
+        if self.similarity == "cosine": return -F.cosine_similarity(guess, target).mean()
+        return F.cross_entropy(guess, target.softmax(1))  # −Σ softmax(target)·log softmax(guess)
 
 # %% ../nbs/lib/methods.ipynb #488dc3a8
 class SimCLIC(SimSiam):
     "Prediction of a perturbed representation of the same, unchanged image (Yang and Li 2023; `simclic` §3)."
     recipe = "none"
     def __init__(self, encoder, images, *, perturbation: Literal["history", "dropout", "noise"] = "noise", tau: float = 0.3,
-                 p: float = 0.25, epsilon: float = 1.0, perturbed: Literal["z", "p"] = "z", hidden: int = 2048, out: int = 2048,
-                 bottleneck: int = 512, predictor: Literal["2-layer", "1-layer", "fixed-random", "none"] = "2-layer",
+                 drop_rate: float = 0.25, epsilon: float = 1.0,
+                 perturbed: Literal["projection", "prediction"] = "projection", hidden: int = 2048, out: int = 2048, bottleneck: int = 512,
+                 predictor: Literal["2-layer", "1-layer", "fixed-random", "none"] = "2-layer",
                  stop_gradient: bool = True, similarity: Literal["cosine", "cross-entropy"] = "cosine"):
         super().__init__(encoder, images, hidden=hidden, out=out, bottleneck=bottleneck, predictor=predictor,
                          stop_gradient=stop_gradient, similarity=similarity)
-        _check_strengths(tau, p, epsilon)
-        self.perturbation, self.tau, self.p, self.epsilon = perturbation, tau, p, epsilon
+        _check_strengths(tau, drop_rate, epsilon)
+        self.perturbation, self.tau, self.drop_rate, self.epsilon = perturbation, tau, drop_rate, epsilon
         self.perturbed, self.out = perturbed, out
         if perturbation == "history": self.register_buffer("memory", torch.full((len(images), out), torch.nan))
 
@@ -238,22 +239,23 @@ class SimCLIC(SimSiam):
 
     def loss(self, views, batch):
         x, u = views
-        z = self.project(self.encoder(x))
-        p = self.predict(z)
-        source = (z if self.perturbed == "z" else p).float()
-        loss = self.distance(p.repeat(2, 1), self.perturb(source.repeat(2, 1), u, batch.index.repeat(2)))
-        if self.perturbation == "history": self.memory[gathered(batch.index)] = gathered(source.detach())
+        z = self.projector(self.encoder(x))
+        guess = self.predictor(z)
+        source = (z if self.perturbed == "projection" else guess).float()
+        loss = self.distance(guess.repeat(2, 1), self.perturb(source.repeat(2, 1), u, batch.index.repeat(2)))
+        if self.perturbation == "history": self.memory[all_gather(batch.index)] = all_gather(source.detach())
         return loss
 
     def perturb(self, z: Tensor, u: Tensor, index: Tensor) -> Tensor:
         "g(z) of the images at `index`, with uniform random numbers `u`: all N×out."
-        if self.perturbation == "dropout": return z * (u >= self.p)
+        if self.perturbation == "dropout": return z * (u >= self.drop_rate)
         if self.perturbation == "noise": return z + self.epsilon * F.normalize(u * z.sign())
         before = self.memory[index]
         return z.lerp(torch.where(before.isnan(), z.detach(), before), self.tau)
 
-def _check_strengths(tau, p, epsilon):
-    for name, value, ok, limits in (("tau", tau, 0 <= tau < 1, "from 0 to below 1"), ("p", p, 0 <= p < 1, "from 0 to below 1"),
+def _check_strengths(tau, drop_rate, epsilon):
+    for name, value, ok, limits in (("tau", tau, 0 <= tau < 1, "from 0 to below 1"),
+                                    ("drop_rate", drop_rate, 0 <= drop_rate < 1, "from 0 to below 1"),
                                     ("epsilon", epsilon, 0 < epsilon < float("inf"), "above 0 and finite")):
         if not ok: raise SettingError(f"{name} = {value}: must be {limits}")
 
@@ -263,10 +265,10 @@ class SupCE(Method):
     def __init__(self, encoder, images):
         super().__init__(encoder, images)
         _check_labelled(images)
-        self.classify = nn.Linear(encoder.dim, images.n_classes)
+        self.head = nn.Linear(encoder.dim, images.n_classes)
 
     def loss(self, views, batch):
-        return F.cross_entropy(self.classify(self.encoder(views)).float(), batch.y)
+        return F.cross_entropy(self.head(self.encoder(views)).float(), batch.y)
 
 # %% ../nbs/lib/methods.ipynb #5be481a5
 METHODS = {"simclr": SimCLR, "supcon": SupCon, "rotnet": RotNet, "deepcluster": DeepCluster, "mae": MAE, "simsiam": SimSiam,

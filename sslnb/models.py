@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['ALEXNET', 'SMALL_ALEXNET', 'ENCODERS', 'IMAGENET', 'Normalize', 'Encoder', 'small_resnet', 'resnet', 'Sobel',
-           'alexnet', 'build', 'encoder', 'pretrained', 'mlp', 'normed_mlp', 'fast_precision', 'autocast', 'frozen',
-           'outputs', 'features']
+           'alexnet', 'make_encoder', 'encoder', 'pretrained', 'mlp', 'normed_mlp', 'fast_precision', 'autocast',
+           'frozen', 'outputs', 'features']
 
 # %% ../nbs/lib/models.ipynb #ee7ae560
 from contextlib import contextmanager
@@ -119,7 +119,7 @@ ENCODERS = {
     **{preset: partial(vit, preset) for preset in PRESETS},
 }
 
-def build(name: str, normalize: Normalize, channels: int, side: int) -> Encoder:
+def make_encoder(name: str, normalize: Normalize, channels: int, side: int) -> Encoder:
     """The encoder called `name` for images of `channels`×`side`×`side`; it knows its `name` and `side`. `SettingError` for a
     name that is not in `ENCODERS`."""
     if name not in ENCODERS: raise SettingError(f"no encoder is called {name!r}; there are: {', '.join(ENCODERS)}")
@@ -129,7 +129,7 @@ def build(name: str, normalize: Normalize, channels: int, side: int) -> Encoder:
 
 def encoder(name: str, images) -> Encoder:
     "The encoder called `name` for `images` (a `data.Images`): its channels, its size, normalised by its statistics."
-    return build(name, Normalize(*images.mean_std()), images.pixels.shape[1], images.pixels.shape[-1])
+    return make_encoder(name, Normalize(*images.mean_std()), images.pixels.shape[1], images.pixels.shape[-1])
 
 # %% ../nbs/lib/models.ipynb #f5603c85
 IMAGENET = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])  # mean, deviation

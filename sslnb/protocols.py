@@ -16,7 +16,7 @@ from .augment import RECIPES, Augment
 from .core import SettingError, best_device
 from .evaluate import fine_tuning
 from .models import Encoder
-from .train import Job, TrainConfig, resolve
+from .train import TrainJob, TrainConfig, resolve
 
 # %% ../nbs/lib/protocols.ipynb #9c627d87
 ROTNET = {
@@ -61,7 +61,7 @@ def pretraining(p: dict, method: str, batch: int, seed: int, *, dataset: str | N
 
 # %% ../nbs/lib/protocols.ipynb #701d581b
 def few_label_training(p: dict, method: str, start: Encoder, images: data.Images, fraction: float, seed: int,
-                       **settings) -> Job:
+                       **settings) -> TrainJob:
     """The training of `start` on a `fraction` (one of `p`'s) of the labels: fine-tuning, or the supervised baseline (`method`
     begins with "supce"). Fine-tuned models are kept at an eighth, a quarter and half of their epochs, too."""
     baseline = method.startswith("supce")
@@ -112,7 +112,7 @@ def digit_set(dataset: str) -> str:
     "The set in the part of MNIST: scikit-learn's digits beside drawn images, MNIST itself beside photographs."
     return "digits" if dataset.startswith("shapes") else "mnist"
 
-def alexnet_training(p: dict, method: str, images: data.Images, dataset: str, seed: int, clusters: int | None = None) -> Job:
+def alexnet_training(p: dict, method: str, images: data.Images, dataset: str, seed: int, clusters: int | None = None) -> TrainJob:
     """The training of AlexNet by `method` ("deepcluster" or "supce") on the `images` of `dataset`, with the parameters `p` of
     the notebook. Colour images are seen as Sobel edges in SimCLR's views, grey ones (digits) shifted by up to two pixels."""
     grey, by_clusters = images.pixels.shape[1] == 1, method == "deepcluster"
@@ -122,9 +122,9 @@ def alexnet_training(p: dict, method: str, images: data.Images, dataset: str, se
         batch_size=p["batch_size"], lr=0.05, optimizer="sgd", weight_decay=p["weight_decay"],
         save_at=(0,) if by_clusters else (), augment=DIGIT_VIEWS if grey else RECIPES["simclr"],
         options=dict(clusters=clusters or p["clusters"], components=p["components"]) if by_clusters else {})
-    return Job(*resolve(config, best_device(), images))
+    return TrainJob(*resolve(config, best_device(), images))
 
-def lars_training(p: dict, images: data.Images, dataset: str, batch: int, seed: int) -> Job:
+def lars_training(p: dict, images: data.Images, dataset: str, batch: int, seed: int) -> TrainJob:
     """SimCLR with LARS on `images` of `dataset` at a `batch` size (§4.1), kept at the start and after each of `p`'s
     `simclr_epochs`."""
     epochs, an_epoch = p["simclr_epochs"], max(1, len(images) // batch)
@@ -132,7 +132,7 @@ def lars_training(p: dict, images: data.Images, dataset: str, batch: int, seed: 
         dataset=dataset, method="simclr", encoder=p["simclr_encoder"], seed=seed, batch_size=batch, optimizer="lars",
         lr=p["lars_lr"] * batch / 256, weight_decay=1e-6, steps=max(epochs) * an_epoch,
         save_at=(0, *(e * an_epoch for e in epochs)), options=dict(zip(("hidden", "out"), p["projector"]), temperature=0.5))
-    return Job(*resolve(config, best_device(), images))
+    return TrainJob(*resolve(config, best_device(), images))
 
 # %% ../nbs/lib/protocols.ipynb #c8d1a0f4
 MAE_VIEWS = {"small": replace(RECIPES["simclr"], blur=0.5), "large": RECIPES["simclr-large"]}  # random crop, colours, blur
@@ -166,17 +166,17 @@ def _mae_training(p, images, dataset, views, batch, follow, **settings):
     an_epoch = max(1, len(images) // batch)
     config = TrainConfig(dataset=dataset, batch_size=batch, steps=max(p["epochs"]) * an_epoch, augment=mae_recipes(p)[views],
                          save_at=(0, *(e * an_epoch for e in p["epochs"])) if follow else (), **settings)
-    return Job(*resolve(config, best_device(), images))
+    return TrainJob(*resolve(config, best_device(), images))
 
 def contrast_training(p: dict, images: data.Images, dataset: str, seed: int, views: str = "full",
-                      batch: int | None = None) -> Job:
+                      batch: int | None = None) -> TrainJob:
     """The paper's SimCLR (§3) on `images` of `dataset`, for `p`'s epochs; kept after each of them, unless it has other `views`
     (a key of `mae_recipes`) or another `batch` size than usual."""
     batch = batch or p["batch_size"]
     return _mae_training(p, images, dataset, views, batch, (views, batch) == ("full", p["batch_size"]), method="simclr", seed=seed,
                          encoder=p["encoder"], lr=1e-3, options=dict(zip(("hidden", "out"), p["projector"]), temperature=0.5))
 
-def masked_training(p: dict, images: data.Images, dataset: str, seed: int, reading: str, views: str = "none") -> Job:
+def masked_training(p: dict, images: data.Images, dataset: str, seed: int, reading: str, views: str = "none") -> TrainJob:
     """MAE on `images` of `dataset`. Reading "as published" (§3): an MLP decodes plain pixels; "corrected": a transformer decodes
     normalised ones (He et al. 2022). Kept after each of `p`'s epochs where nothing is augmented."""
     published = reading == "as published"
@@ -189,27 +189,27 @@ def masked_training(p: dict, images: data.Images, dataset: str, seed: int, readi
 # %% ../nbs/lib/protocols.ipynb #bb773362
 SIMCLIC = {
     "smoke": dict(seeds=[0, 1], sweep_seeds=1, images=128, batch_size=32, epochs=[1, 2], batches=[16, 32], encoder="tiny",
-                  heads=[32, 32, 16], lr=0.2, taus=[0.1, 0.3], ps=[0.1, 0.25], epsilons=[0.1, 1.0], probe_images=250,
+                  heads=[32, 32, 16], lr=0.2, taus=[0.1, 0.3], drop_rates=[0.1, 0.25], epsilons=[0.1, 1.0], probe_images=250,
                   test_images=150, rates=[0.01, 0.1], decays=[0.0], tune_steps=4, others=[]),
     "quick": dict(seeds=[0, 1, 2], sweep_seeds=2, images=1280, batch_size=64, epochs=[4, 8], batches=[16, 64], encoder="tiny",
-                  heads=[256, 256, 64], lr=0.2, taus=[0.1, 0.3, 0.6], ps=[0.1, 0.25, 0.4], epsilons=[0.1, 1.0, 10.0],
+                  heads=[256, 256, 64], lr=0.2, taus=[0.1, 0.3, 0.6], drop_rates=[0.1, 0.25, 0.4], epsilons=[0.1, 1.0, 10.0],
                   probe_images=1500, test_images=1500, rates=[0.03, 0.3], decays=[0.0, 1e-3], tune_steps=120, others=[]),
     "gpu": dict(seeds=[0, 1, 2], sweep_seeds=1, images=50_000, batch_size=128, epochs=[10, 20], batches=[32, 128],
-                encoder="resnet18", heads=[2048, 2048, 512], lr=0.05, taus=[0.1, 0.3, 0.6], ps=[0.1, 0.25, 0.4],
+                encoder="resnet18", heads=[2048, 2048, 512], lr=0.05, taus=[0.1, 0.3, 0.6], drop_rates=[0.1, 0.25, 0.4],
                 epsilons=[0.1, 1.0, 10.0], probe_images=50_000, test_images=10_000,
                 rates=[0.001, 0.01, 0.1], decays=[0.0, 1e-6, 1e-3], tune_steps=1000, others=[]),
     "paper": dict(seeds=[0, 1, 2], sweep_seeds=3, images=200_000, batch_size=128, epochs=[500, 600, 700, 800, 900, 1000],
                   batches=[16, 32, 64, 128], encoder="resnet50", heads=[2048, 2048, 512], lr=0.05,
-                  taus=[0.1, 0.2, 0.3, 0.4, 0.5, 0.6], ps=[0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4],
+                  taus=[0.1, 0.2, 0.3, 0.4, 0.5, 0.6], drop_rates=[0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4],
                   epsilons=[0.1, 0.3, 1.0, 3.0, 10.0, 30.0], probe_images=200_000, test_images=200_000,
                   rates=[10 ** (i / 2 - 4) for i in range(7)], decays=[0.0, *(10 ** (i / 2 - 6) for i in range(7))],
                   tune_steps=5000, others=["aircraft", "caltech101", "cars", "cifar100", "dtd", "flowers", "food", "pets",
                                            "sun397", "voc2007"]),
 }
-PERTURBATIONS = {"history": "tau", "dropout": "p", "noise": "epsilon"}  # and the strength of each
+PERTURBATIONS = {"history": "tau", "dropout": "drop_rate", "noise": "epsilon"}  # and the strength of each
 
 def siamese_training(p: dict, images: data.Images, dataset: str, seed: int, method: str = "simclic",
-                     options: dict = {}, *, batch: int | None = None, epochs: int | None = None) -> Job:
+                     options: dict = {}, *, batch: int | None = None, epochs: int | None = None) -> TrainJob:
     """Training on `images` of `dataset` without negatives (`method` "simclic" or "simsiam"), or of the supervised reference
     ("supce"), with the parameters `p` of a notebook; `options` of the method. `batch`, `epochs`: others than the usual ones."""
     batch, epochs = batch or p["batch_size"], epochs or p["epochs"][-1]
@@ -217,7 +217,7 @@ def siamese_training(p: dict, images: data.Images, dataset: str, seed: int, meth
     config = TrainConfig(dataset=dataset, method=method, encoder=p["encoder"], seed=seed, batch_size=batch,
                          steps=epochs * max(1, len(images) // batch), lr=p["lr"], optimizer="sgd", schedule="cosine",
                          weight_decay=1e-3, options=options)
-    return Job(*resolve(config, best_device(), images))
+    return TrainJob(*resolve(config, best_device(), images))
 
 # %% ../nbs/lib/protocols.ipynb #39f83e4a
 GEOMETRY = {
@@ -241,7 +241,7 @@ def five_way_tasks(task_set: str, most: int) -> list[tuple[data.Images, data.Ima
     parts = [[data.load(task_set, split, classes=ids) for split in ("train", "test")] for ids in TASKS[task_set]]
     return [(train.at_most(most), test) for train, test in parts]
 
-def rival_training(p: dict, images: data.Images, dataset: str, method: str, seed: int, temperature: float | None = None) -> Job:
+def rival_training(p: dict, images: data.Images, dataset: str, method: str, seed: int, temperature: float | None = None) -> TrainJob:
     """Training on `images` of `dataset` by one of the RIVALS with the parameters `p` of a notebook; the contrastive ones at
     `p`'s temperature or another."""
     contrast = method != "supce"
@@ -249,4 +249,4 @@ def rival_training(p: dict, images: data.Images, dataset: str, method: str, seed
     config = TrainConfig(dataset=dataset, method=method, encoder=p["encoder"], seed=seed, batch_size=p["batch_size"],
                          steps=p["epochs"] * max(1, len(images) // p["batch_size"]), lr=dict(zip(RIVALS, p["lrs"]))[method],
                          optimizer="sgd", schedule="cosine", weight_decay=1e-4, options=options)
-    return Job(*resolve(config, best_device(), images))
+    return TrainJob(*resolve(config, best_device(), images))

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['KEY', 'COLUMNS', 'UNITS', 'TOY_SCALES', 'reports', 'slug', 'record', 'record_all', 'read_records', 'records',
-           'spread', 'interval', 'paired_interval', 'evidence', 'verdict', 'mean_sd', 'reach', 'margins', 'claims',
-           'rules', 'part_name', 'reading_of', 'rules_for', 'rule', 'detectable', 'record_claim', 'judge_part',
-           'missing_parts', 'judge', 'verdicts', 'reported', 'number_verdict', 'compare']
+           'expand_settings', 'interval', 'paired_interval', 'evidence', 'verdict', 'mean_sd', 'reach', 'margins',
+           'claims', 'rules', 'part_name', 'reading_of', 'rules_for', 'rule', 'detectable', 'record_claim',
+           'judge_part', 'missing_parts', 'judge_claim', 'verdicts', 'reported', 'number_verdict', 'compare']
 
 # %% ../nbs/lib/report.ipynb #77083954
 import functools, json, math, re
@@ -83,12 +83,12 @@ def read_records(path: Path) -> pd.DataFrame:
 def records(**where) -> pd.DataFrame:
     "All records, with the entries of `setting` as columns of their own, whose columns equal `where`."
     tables = [read_records(p) for p in sorted((reports() / "records").glob("*.csv"))]
-    table = spread(pd.concat(tables, ignore_index=True)) if tables else pd.DataFrame(columns=COLUMNS)
+    table = expand_settings(pd.concat(tables, ignore_index=True)) if tables else pd.DataFrame(columns=COLUMNS)
     for column, value in where.items():
         table = table[table[column] == value] if column in table else table.iloc[:0]
     return table
 
-def spread(table: pd.DataFrame) -> pd.DataFrame:
+def expand_settings(table: pd.DataFrame) -> pd.DataFrame:
     "The table with the entries of its JSON column `setting` as further columns."
     entries = pd.DataFrame([json.loads(s) for s in table["setting"]], index=table.index).convert_dtypes()
     return table.join(entries[[c for c in entries if c not in table]])
@@ -204,7 +204,7 @@ def missing_parts(claim: str, reading: str, names: list[str]) -> list[str]:
     "The parts that the rules ask for and that are not among `names`."
     return [p for p in rules_for(claim, reading).part if not any(fnmatch(n, p) for n in names)]
 
-def judge(claim: str, found: pd.DataFrame, scale: str) -> dict:
+def judge_claim(claim: str, found: pd.DataFrame, scale: str) -> dict:
     """Margin, smallest detectable difference, evidence and verdict of one reading of a claim. For it, all parts must be; one
     part is enough against it."""
     parts = [judge_part(claim, g) for _, g in found.groupby("setting")]
@@ -220,7 +220,7 @@ def _judged(name: str, margins: pd.DataFrame) -> list[dict]:
     "A row for each data set, scale and reading of which there are margins of a claim, or one that says that there are none."
     row = {"claim": name, "text": claims().loc[name, "text"]}
     readings = margins.setting.map(lambda s: reading_of(json.loads(s)))
-    rows = [row | {"dataset": d, "scale": s, "reading": r} | judge(name, g, s)
+    rows = [row | {"dataset": d, "scale": s, "reading": r} | judge_claim(name, g, s)
             for (d, s, r), g in margins.groupby([margins["dataset"], margins["scale"], readings])]
     empty = dict.fromkeys(["dataset", "scale", "reading", "margin", "detectable", "evidence"], "")
     return rows or [row | empty | {"verdict": "not run"}]

@@ -6,7 +6,7 @@
 __all__ = ['FIGURES', 'DOMAINS', 'THROWS', 'circle', 'oval', 'wedge', 'stroke', 'clip', 'join', 'cut', 'figure', 'tree', 'house',
            'car', 'arch', 'boat', 'person', 'mushroom', 'cup', 'rocket', 'bird', 'flower', 'lamp', 'snowman', 'cactus',
            'chair', 'bottle', 'umbrella', 'fish', 'tower', 'cone', 'waves', 'clouds', 'coverage', 'lay', 'Domain',
-           'brightness', 'apart', 'Dice', 'picture', 'draw']
+           'brightness', 'apart', 'Dice', 'draw_batch', 'draw']
 
 # %% ../nbs/lib/shapes.ipynb #76b6a3aa
 from dataclasses import dataclass
@@ -321,7 +321,7 @@ def _figure(image, labels, dice, D, X, Y, behind):
     for part, colour in zip(parts, (first, second)):
         lay(image, clear * coverage(part * s, image.shape[-1]), colour * shade[:, None])
 
-def picture(labels, table, size: int, D: Domain):
+def draw_batch(labels, table, size: int, D: Domain):
     "Pictures (B 3 size size, float, about 0…1) of figures `labels` (B) from random numbers `table` (B THROWS)."
     dice, axis = Dice(table), (2 * np.arange(size) + 1.) / size - 1
     X, Y = axis[None, None], -axis[None, :, None]
@@ -349,7 +349,7 @@ def draw(n: int, seed: int, domain: str = "shapes", size: int | None = None):
     pixels, step = np.empty((n, 3, size, size), np.uint8), max(1, (1 << 18) // (size * size))
     for i in range(0, n, step):
         chunk = labels[i:i + step]
-        image = picture(chunk, throws.random_sample((len(chunk), THROWS)), size, D)
+        image = draw_batch(chunk, throws.random_sample((len(chunk), THROWS)), size, D)
         image += 4 * D.grain * (grain.random_sample(image.shape) - .5)
         pixels[i:i + step] = np.floor(255 * clip(image, 0, 1) + .5)
     return pixels, labels.astype(np.int64), tuple(FIGURES)[:D.figures]

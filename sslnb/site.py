@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PAPERS', 'ABOUT', 'STANDS_FOR', 'NOTEBOOK', 'STYLE', 'SCRIPT', 'PAGE', 'signed', 'short', 'name', 'key', 'origin',
-           'settings', 'claim_rows', 'picture', 'stands_for', 'matching', 'tables', 'plain', 'told', 'copies',
-           'notebook_pages', 'sources', 'summary', 'page', 'build']
+           'settings_text', 'claim_rows', 'interval_marks', 'stands_for', 'matching', 'tables', 'plain', 'told',
+           'copies', 'notebook_pages', 'sources', 'summary', 'page', 'build_page']
 
 # %% ../nbs/lib/site.ipynb #3aa19ce6
 import hashlib, json, math, os, re, struct, unicodedata
@@ -57,10 +57,10 @@ def origin(found: pd.DataFrame, title: str) -> dict:
             "about": {label: text for label, text in common.items() if text}}
 
 def _common(column: pd.Series) -> str:
-    texts = dict.fromkeys(settings(v) if column.name == "setting" else str(v) for v in column.dropna())
+    texts = dict.fromkeys(settings_text(v) if column.name == "setting" else str(v) for v in column.dropna())
     return "; ".join(t for t in texts if t)
 
-def settings(setting: str, but: tuple = ()) -> str:
+def settings_text(setting: str, but: tuple = ()) -> str:
     "The JSON of a setting in words."
     return ", ".join(f"{k.replace('_', ' ')} {_plain(v)}" for k, v in json.loads(setting).items() if k not in but)
 
@@ -78,11 +78,11 @@ def claim_rows() -> list[dict]:
 def _rows(claim: str, margins: pd.DataFrame) -> list[dict]:
     if margins.empty: return [{"verdict": "not run", "parts": []}]
     readings = margins.setting.map(lambda s: report.reading_of(json.loads(s)))
-    rows = [{"dataset": dataset, "scale": scale, "reading": reading, **report.judge(claim, part, scale),
+    rows = [{"dataset": dataset, "scale": scale, "reading": reading, **report.judge_claim(claim, part, scale),
              "parts": _parts(claim, f"{claim}, {name(dataset)}, {scale}, {reading}", part)}
             for (dataset, scale, reading), part in margins.groupby([margins.dataset, margins["scale"], readings])]
     widest = max((abs(x) for r in rows for p in r["parts"] for x in p["limits"] if math.isfinite(x)), default=0) or 1
-    for part in (p for r in rows for p in r["parts"]): part["picture"] = picture(*part["limits"], widest)
+    for part in (p for r in rows for p in r["parts"]): part["picture"] = interval_marks(*part["limits"], widest)
     return rows
 
 def _parts(claim: str, title: str, margins: pd.DataFrame) -> list[dict]:
@@ -104,7 +104,7 @@ def _rule(claim: str, setting: dict) -> dict[str, str]:
     how = report.rule(claim, setting)
     return {"compared": how.comparison, "records": how.records, "least seeds": str(how.seeds)}
 
-def picture(mean: float, low: float, high: float, widest: float) -> dict[str, float]:
+def interval_marks(mean: float, low: float, high: float, widest: float) -> dict[str, float]:
     "Where mean and limits are on a line of 120 units with zero in the middle and `widest` near the ends."
     def at(x): return round(60 + 56 * max(-1.07, min(1.07, x / widest)), 1)
     return {"mean": at(mean), "low": at(low), "high": at(high)}
@@ -181,7 +181,7 @@ def _told_apart(many: list[str]) -> dict[str, str]:
     "For each setting, those of its entries in which they differ, in words."
     given = [json.loads(m) for m in many]
     same = tuple(k for k in given[0] if all(g.get(k, g) == given[0][k] for g in given))
-    return {m: settings(m, but=same) for m in many}
+    return {m: settings_text(m, but=same) for m in many}
 
 def _cell(number, found: pd.DataFrame, dataset: str, scale: str, label: str) -> dict:
     v, delta, tested = found.value, "", ""
@@ -689,7 +689,7 @@ def _filters(files: list[dict], found: list[dict]) -> list:
     return [("paper", "paper", [("", list(PAPERS))]), ("dataset", "data set", [("", datasets)]),
             ("scale", "scale", [("", scales)]), ("verdict", "verdict", verdicts)]
 
-def build(where: Path | None = None) -> Path:
+def build_page(where: Path | None = None) -> Path:
     "Write the page of all results to `index.html` in the folder `where`, by default that of the reports, whose figures it shows."
     where = Path(where or reports())
     base = "" if where.resolve() == reports().resolve() else Path(os.path.relpath(reports(), where)).as_posix() + "/"

@@ -143,10 +143,10 @@ class MLPDecoder(_Decoder):
     "Tokens (N×V×`dim`) to masked patches (N×M×`out`): a 2-layer MLP (`mae` §3) of mean + mask token + position."
     def __init__(self, dim: int, grid: int, out: int, hidden: int):
         super().__init__(grid, dim)
-        self.predict = nn.Sequential(nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, out))
+        self.head = nn.Sequential(nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, out))
 
     def forward(self, tokens: Tensor, shown: Tensor, masked: Tensor) -> Tensor:
-        return self.predict(tokens.mean(1, keepdim=True) + self.questions(masked))
+        return self.head(tokens.mean(1, keepdim=True) + self.questions(masked))
 
 class TransformerDecoder(_Decoder):
     """Tokens (N×V×`dim`) to masked patches (N×M×`out`): `depth` transformer blocks of `width` over all tokens (He et
@@ -156,12 +156,12 @@ class TransformerDecoder(_Decoder):
         super().__init__(grid, width)
         self.embed = nn.Linear(dim, width)
         self.blocks = nn.ModuleList(EncoderBlock(width // 32, width, 4 * width, 0.0, 0.0) for _ in range(depth))
-        self.predict = nn.Sequential(nn.LayerNorm(width, eps=1e-6), nn.Linear(width, out))
+        self.head = nn.Sequential(nn.LayerNorm(width, eps=1e-6), nn.Linear(width, out))
 
     def forward(self, tokens: Tensor, shown: Tensor, masked: Tensor) -> Tensor:
         x = torch.cat([self.embed(tokens) + self.places[shown], self.questions(masked)], 1)
         for block in self.blocks: x = run_block(block, x)
-        return self.predict(x[:, shown.shape[1]:])
+        return self.head(x[:, shown.shape[1]:])
 
 # %% ../nbs/lib/vit.ipynb #dbe3f2d5
 def patch_mean_std(patches: Tensor) -> tuple[Tensor, Tensor]:

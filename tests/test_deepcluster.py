@@ -14,7 +14,7 @@ from sslnb.core import SettingError, rng
 from sslnb.methods import DeepCluster
 from sslnb.models import ENCODERS, encoder, features
 from sslnb.runs import Run, load_tensors
-from sslnb.train import Job, TrainConfig, Training, _find_or_train, load_buffer, resolve, train_all
+from sslnb.train import TrainJob, TrainConfig, Training, _find_or_train, load_buffer, resolve, train_all
 
 CPU = torch.device("cpu")
 CONFIG = TrainConfig(dataset="digits", method="deepcluster", encoder="small-alexnet", steps=23, batch_size=16, lr=0.05,
@@ -26,7 +26,7 @@ def some(): return data.load("digits").at_most(100)  # six steps an epoch
 
 
 def test_interrupted_within_an_epoch_goes_on_with_the_same_clusters(some, tmp_path, stop_at):
-    job = Job(*resolve(CONFIG, CPU, some))
+    job = TrainJob(*resolve(CONFIG, CPU, some))
     straight, = train_all([job], CPU, store=tmp_path / "straight")
     run = Run(job.config, tmp_path / "broken")
     with pytest.raises(KeyboardInterrupt): _find_or_train(job, stop_at(10), CPU, store=tmp_path / "broken")
@@ -42,11 +42,11 @@ def test_a_new_classifier_has_no_momentum_but_the_encoder_keeps_its_own(some):
     for _ in range(6): training.take_step()
     method, state = training.method, training.optimizer.state
     old = {p: state[p]["momentum_buffer"].clone() for p in method.parameters()}
-    before = method.classify.weight.clone()
+    before = method.head.weight.clone()
     training._begin_epoch(1)
-    for p in method.classify.parameters(): assert old[p].abs().max() > 0 and not state[p]["momentum_buffer"].any()
+    for p in method.head.parameters(): assert old[p].abs().max() > 0 and not state[p]["momentum_buffer"].any()
     for p in method.encoder.parameters(): assert torch.equal(state[p]["momentum_buffer"], old[p])
-    assert not torch.equal(before, method.classify.weight) and method.classify.weight.std() < 0.02
+    assert not torch.equal(before, method.head.weight) and method.head.weight.std() < 0.02
 
 
 def test_clusters_as_good_as_those_of_scikit_learn(some):
@@ -92,7 +92,7 @@ def test_alexnet_takes_grey_and_coloured_images(some, name):
 
 
 def test_the_kept_assignment_is_that_of_the_last_clustering(some, tmp_path):
-    run, = train_all([Job(*resolve(CONFIG, CPU, some))], CPU, store=tmp_path)
+    run, = train_all([TrainJob(*resolve(CONFIG, CPU, some))], CPU, store=tmp_path)
     assigned = load_buffer(run, "assigned")
     assert assigned.shape == (100,) and not torch.equal(assigned, load_buffer(run, "assigned", 10))
     with pytest.raises(SettingError, match="keeps nothing called 'memory'"): load_buffer(run, "memory")

@@ -10,11 +10,11 @@ from torch import nn
 
 from sslnb import data
 from sslnb.core import SettingError
-from sslnb.distributed import (Silent, average_gradients, averaged, check_batch, decided, gathered, same, share, spread,
+from sslnb.distributed import (Silent, average_gradients, all_reduce_mean, check_batch, broadcast_object, all_gather, broadcast, local_shard, map_shards,
                                synchronised, world)
 from sslnb.losses import nt_xent, sup_con
 from sslnb.runs import Run, load_tensors
-from sslnb.train import Job, TrainConfig, Training, _find_or_train, _keep_model, resolve, train_all
+from sslnb.train import TrainJob, TrainConfig, Training, _find_or_train, _keep_model, resolve, train_all
 
 CPU = torch.device("cpu")
 CONFIG = dict(dataset="shapes", split="test", encoder="tiny", steps=3, batch_size=16, lr=0.02, optimizer="sgd",
@@ -33,7 +33,7 @@ METHODS = {
 
 def job(method, **changes):
     images = data.load("shapes", "test")[:37]  # two steps an epoch; an odd number, so that parts differ in size
-    return Job(*resolve(TrainConfig(**CONFIG | dict(method=method) | METHODS[method] | changes), CPU, images))
+    return TrainJob(*resolve(TrainConfig(**CONFIG | dict(method=method) | METHODS[method] | changes), CPU, images))
 
 
 def drawn(*shape):
@@ -52,28 +52,28 @@ class Contrast(nn.Module):
     def forward(self, x, labels):
         self.z = self.embed(x)
         self.z.retain_grad()
-        return self.loss(gathered(self.z, self.views), gathered(labels))
+        return self.loss(all_gather(self.z, self.views), all_gather(labels))
 
 
 def contrast(loss, views, precision=torch.float32):
     net = Contrast(loss, views)
-    x, labels = share((drawn(views * 8, 6), torch.tensor([0, 1, 0, 2, 1, 0, 3, 2])), 8)
+    x, labels = local_shard((drawn(views * 8, 6), torch.tensor([0, 1, 0, 2, 1, 0, 3, 2])), 8)
     with torch.autocast("cpu", precision, enabled=precision != torch.float32): loss = net(x, labels)
     loss.backward()
     average_gradients(net)
-    return {"loss": averaged(loss.detach()), "weight": net.embed.weight.grad, "z": gathered(net.z.grad.float(), views)}
+    return {"loss": all_reduce_mean(loss.detach()), "weight": net.embed.weight.grad, "z": all_gather(net.z.grad.float(), views)}
 
 
 def normalise(layers, *shape):
     net = synchronised(layers)
     for m in net.modules():
         if hasattr(m, "running_mean"): nn.init.uniform_(m.weight, generator=torch.Generator().manual_seed(1))
-    x = share(5 + 3 * drawn(*shape), shape[0]).requires_grad_()
+    x = local_shard(5 + 3 * drawn(*shape), shape[0]).requires_grad_()
     for _ in range(2): y = net(x)
     (y ** 3).mean().backward()
     average_gradients(net)
     grads = {f"grad.{k}": p.grad for k, p in net.named_parameters()}
-    return net.state_dict() | grads | {"y": gathered(y), "x": gathered(x.grad), "eval": gathered(net.eval()(x))}
+    return net.state_dict() | grads | {"y": all_gather(y), "x": all_gather(x.grad), "eval": all_gather(net.eval()(x))}
 
 
 def train(method, double=True):
@@ -120,14 +120,14 @@ def stored():
 def small_words():
     here, images = world(), data.load("shapes", "test")[:5]
     mine = torch.full((2, 3), float(here.process_index))
-    same(mine)
+    broadcast(mine)
     refused = ""
     try: check_batch(7)
     except SettingError as err: refused = str(err)
     assert refused == ("batch_size = 7: 2 processes need a multiple of 2" if here.num_processes == 2 else "")
-    assert decided(lambda: here.process_index) == 0
-    return {"same": mine, "spread": spread(lambda some: some.pixels.float().mean((2, 3)), images),
-            "numbers": gathered(share(torch.arange(24), 8), 3)}
+    assert broadcast_object(lambda: here.process_index) == 0
+    return {"same": mine, "spread": map_shards(lambda some: some.pixels.float().mean((2, 3)), images),
+            "numbers": all_gather(local_shard(torch.arange(24), 8), 3)}
 
 
 def pairs(z, _): return nt_xent(*z.chunk(2))

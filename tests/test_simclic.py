@@ -28,14 +28,14 @@ def test_heads_and_loss_are_those_of_lightly(some):
     torch.manual_seed(0)
     ours = SimSiam(encoder("tiny", some), some, **SMALL)
     project, predict = SimSiamProjectionHead(ours.encoder.dim, 32, 16), SimSiamPredictionHead(16, 8, 16)
-    theirs = dict(zip([k for k in project.state_dict() if not k.startswith("layers.7")], ours.project.state_dict().values()))
+    theirs = dict(zip([k for k in project.state_dict() if not k.startswith("layers.7")], ours.projector.state_dict().values()))
     project.load_state_dict(theirs, strict=False)  # their last BatchNorm has no weight and bias; ours begins at 1 and 0
-    predict.load_state_dict(dict(zip(predict.state_dict(), ours.predict.state_dict().values())))
+    predict.load_state_dict(dict(zip(predict.state_dict(), ours.predictor.state_dict().values())))
     x = torch.rand(32, 3, 32, 32, generator=rng("x"))
     h = ours.encoder(x).detach()
     z0, z1 = project(h[:16]), project(h[16:])
     with torch.no_grad():  # lightly takes the views one after the other, so BatchNorm sees each by itself
-        z = torch.cat([ours.project(part) for part in h.chunk(2)])
+        z = torch.cat([ours.projector(part) for part in h.chunk(2)])
         torch.testing.assert_close(z, torch.cat([z0, z1]), atol=1e-5, rtol=1e-4)
     p = torch.cat([predict(z0), predict(z1)])
     similarity = NegativeCosineSimilarity()
@@ -86,7 +86,7 @@ def test_history_of_other_images_is_refused(some, tmp_path, stop_at):
 
 
 @pytest.mark.parametrize("wrong, message", [
-    ({"tau": 1.0}, r"tau = 1.0: must be from 0 to below 1"), ({"tau": -0.1}, "tau = -0.1"), ({"p": 1.0}, "p = 1.0: must be from 0"),
+    ({"tau": 1.0}, r"tau = 1.0: must be from 0 to below 1"), ({"tau": -0.1}, "tau = -0.1"), ({"drop_rate": 1.0}, "drop_rate = 1.0: must be from 0"),
     ({"epsilon": 0.0}, "epsilon = 0.0: must be above 0"), ({"perturbation": "crop"}, "'history', 'dropout' or 'noise'"),
     ({"taus": 0.1}, "no setting 'taus'")])
 def test_wrong_strengths_are_named(wrong, message):
@@ -97,19 +97,19 @@ def test_a_fixed_predictor_stays_as_it_began_and_the_others_do_not(some):
     for predictor, fixed in (("fixed-random", True), ("2-layer", False)):
         config = replace(CONFIG, options=SMALL | {"predictor": predictor}, weight_decay=0.01)
         training = Training(*resolve(config, CPU, some), CPU)
-        before = {k: v.clone() for k, v in training.method.predict.named_parameters()}
+        before = {k: v.clone() for k, v in training.method.predictor.named_parameters()}
         first = training.method.encoder.stem[0].weight.clone()
         for _ in range(3): training.take_step()
-        same = [torch.equal(before[k], v) for k, v in training.method.predict.named_parameters()]
+        same = [torch.equal(before[k], v) for k, v in training.method.predictor.named_parameters()]
         assert all(same) if fixed else not any(same)
         assert not torch.equal(first, training.method.encoder.stem[0].weight)
 
 
 def test_dropout_leaves_the_cosine_that_p_says():
     images = data.load("shapes").at_most(200)
-    method = SimCLIC(encoder("tiny", images), images, hidden=32, out=2000, bottleneck=8, perturbation="dropout", p=0.25)
+    method = SimCLIC(encoder("tiny", images), images, hidden=32, out=2000, bottleneck=8, perturbation="dropout", drop_rate=0.25)
     batch = Batch(images.pixels, images.labels, torch.arange(200))
     x, u = method.views(batch, RECIPES["none"], rng("u"))
-    with torch.no_grad(): z = method.project(method.encoder(x))
+    with torch.no_grad(): z = method.projector(method.encoder(x))
     cosine = torch.nn.functional.cosine_similarity(z, method.perturb(z, u[:200], batch.index))
     assert abs(cosine.mean() - 0.75 ** 0.5) < 0.01

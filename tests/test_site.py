@@ -58,7 +58,7 @@ def reports(tmp_path):
 
 @pytest.fixture
 def soup(reports):
-    return BeautifulSoup(site.build().read_text(), "html.parser")
+    return BeautifulSoup(site.build_page().read_text(), "html.parser")
 
 
 def texts(elements):
@@ -145,10 +145,10 @@ def test_the_page_is_sound_html_that_needs_no_network(soup, reports):
 
 
 def test_the_same_records_give_the_same_bytes(reports):
-    first = site.build().read_bytes()
-    assert site.build().read_bytes() == first
+    first = site.build_page().read_bytes()
+    assert site.build_page().read_bytes() == first
     site.notebook_pages()  # what git ignores makes no difference
-    assert site.build().read_bytes() == first
+    assert site.build_page().read_bytes() == first
     assert str(reports).encode() not in first
 
 
@@ -163,7 +163,7 @@ def opened(chromium, reports):
     """opened(width, after, **how): the page in a window, without a network. Neither it nor what is opened from it may fail, or
     ask for anything that is not a file."""
     site.notebook_pages()
-    index, contexts, wrong = site.build(), [], []
+    index, contexts, wrong = site.build_page(), [], []
 
     def opened(width=1280, after="", **how):
         how = {"viewport": {"width": width, "height": 800}, "reduced_motion": "reduce", "offline": True} | how

@@ -10,7 +10,7 @@ import torch
 from sslnb import data, evaluate
 from sslnb.core import SettingError
 from sslnb.runs import CorruptFile, Run, load_tensors
-from sslnb.train import Job, TrainConfig, _find_or_train, load_encoder, pretrain, resolve, train_all
+from sslnb.train import TrainJob, TrainConfig, _find_or_train, load_encoder, pretrain, resolve, train_all
 
 CONFIG = TrainConfig(dataset="shapes", method="simclr", encoder="tiny", steps=300, batch_size=16, lr=1e-3,
                         save_at=(0, 100), options={"hidden": 32, "out": 16})
@@ -77,7 +77,7 @@ def test_damaged_checkpoint_is_discarded_and_redone(damage, stop_at):
     expected = contents(whole)
     run = Run(whole.config, whole.folder.parent / "again")
     with pytest.raises(KeyboardInterrupt):  # an unfinished run: stopped after step 10
-        _find_or_train(Job(*resolve(config, CPU)), stop_at(10), CPU, store=run.folder.parent)
+        _find_or_train(TrainJob(*resolve(config, CPU)), stop_at(10), CPU, store=run.folder.parent)
     os.truncate(run.state_file if damage == "state" else run.model_file(10), 200)
     with pytest.warns(UserWarning, match="starts again"): pretrain(config, store=run.folder.parent)
     assert contents(run)[1].equals(expected[1])

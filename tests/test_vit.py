@@ -136,7 +136,7 @@ def test_the_transformer_decoder_is_lightlys_way_in_another_order():
     sequence = utils.repeat_token(decoder.mask_token[None, None], (4, 16))
     sequence = utils.set_at_index(sequence, shown, decoder.embed(tokens)) + decoder.places
     for block in decoder.blocks: sequence = block(sequence)
-    torch.testing.assert_close(decoder(tokens, shown, masked), decoder.predict(utils.get_at_index(sequence, masked)),
+    torch.testing.assert_close(decoder(tokens, shown, masked), decoder.head(utils.get_at_index(sequence, masked)),
                                atol=1e-5, rtol=1e-4)
 
 

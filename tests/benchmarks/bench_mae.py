@@ -39,7 +39,7 @@ class Lightlys(nn.Module):
         seen = self.decoder.embed(self.backbone.encode(x, idx_keep=keep))
         tokens = utils.repeat_token(self.mask_token, (len(x), self.length))
         tokens = utils.set_at_index(tokens, keep, seen.type_as(tokens))
-        guess = self.decoder.predict(utils.get_at_index(self.decoder.decode(tokens), hide))
+        guess = self.decoder.head(utils.get_at_index(self.decoder.decode(tokens), hide))
         return F.mse_loss(guess.float(), utils.get_at_index(utils.patchify(x, self.patch), hide - 1))
 
 
@@ -63,7 +63,7 @@ def contenders(args) -> dict:
         optimizer = torch.optim.Adam((p for p in method.parameters() if p.requires_grad), 1e-4, fused=True)
         return partial(step, method.to(args.device).train(), optimizer, batch, precision, g)
     def ours(kind, decoder):
-        encoder = models.build(args.encoder, Normalize(torch.full((3,), 0.5), torch.full((3,), 0.3)), 3, args.side)
+        encoder = models.make_encoder(args.encoder, Normalize(torch.full((3,), 0.5), torch.full((3,), 0.3)), 3, args.side)
         return work(kind(encoder, None, decoder=decoder, width=args.width, depth=args.depth))
     theirs = partial(Lightlys, args.side, patch_for(args.side), **PRESETS[args.encoder], width=args.width,
                      blocks=args.depth)
