@@ -8,7 +8,7 @@ __all__ = ['ROOT', 'Count', 'Seed', 'Positive', 'NonNegative', 'BelowOne', 'Frac
            'replacing', 'locked', 'Progress']
 
 # %% ../nbs/lib/core.ipynb #df0c9aeb
-import hashlib, inspect, json, os, sys
+import glob, hashlib, inspect, json, os, sys, time
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -109,11 +109,19 @@ def from_json(cls, text: str):
     return TypeAdapter(cls).validate_json(text)
 
 # %% ../nbs/lib/core.ipynb #e7789169
+def _sweep(path: Path):
+    "Delete what a killed process left of its write to `path`: parts that nobody has written to for an hour."
+    for part in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
+        try:
+            if time.time() - part.stat().st_mtime > 3600: part.unlink()
+        except OSError: pass  # another process was faster, or it is not ours
+
 @contextmanager
 def replacing(path: Path):
     "A temporary path to write to; on leaving without an error it takes the place of `path` in one atomic step."
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(path)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         yield part
@@ -121,14 +129,17 @@ def replacing(path: Path):
         os.replace(part, path)
     finally: part.unlink(missing_ok=True)
 
-# %% ../nbs/lib/core.ipynb #70236f83
+# %% ../nbs/lib/core.ipynb #e5d8883e
+_PATIENCE = 10  # seconds of waiting before a word about it
+
 @contextmanager
 def locked(path: Path, what: str):
-    "Hold the lock file `path` while `what` is being made. Who waits for more than ten seconds is told for what. `OSError`: no place for it."
+    """Hold the lock file `path` for `what` (such as "the decoding of cifar10"); who waits for longer than 10 seconds is
+    told so, once, on the standard error. `OSError`: a place that cannot be written to."""
     lock = FileLock(path)
-    try: lock.acquire(timeout=10)
+    try: lock.acquire(timeout=_PATIENCE)
     except Timeout:
-        print(f"waiting for another process that makes {what}; the system frees {path} when that process ends", file=sys.stderr)
+        print(f"waiting for {what}: another process holds {path}; if none is at work, delete that file", file=sys.stderr)
         lock.acquire()
     try: yield
     finally: lock.release()
