@@ -22,11 +22,11 @@ from torch.utils._pytree import tree_leaves
 
 from .augment import to_float
 from .behaviour import version
-from .core import SettingError, uniform
+from .core import SettingError
 from .data import DataError, Images
 from .models import autocast, frozen
 
-# %% ../nbs/lib/attacks.ipynb #b575d370
+# %% ../nbs/lib/attacks.ipynb #392d16f6
 _MULTIPLIERS = (torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.mkldnn.matmul, torch.backends.mkldnn.conv)
 
 @contextmanager
@@ -34,11 +34,13 @@ def true_float32(device: torch.device):
     "A context without TF32, autocast (of `device`), fused attention or convolutions that vary; all flags come back at the end."
     flags = [(m, "fp32_precision", "ieee") for m in _MULTIPLIERS]
     flags += [(torch.backends.cudnn, "deterministic", True), (torch.backends.cudnn, "benchmark", False)]
-    before = [getattr(where, name) for where, name, _ in flags]
+    before, fast = [getattr(where, name) for where, name, _ in flags], torch.backends.mha.get_fastpath_enabled()
     try:
         for where, name, value in flags: setattr(where, name, value)
+        torch.backends.mha.set_fastpath_enabled(False)
         with autocast("fp32", device), sdpa_kernel(SDPBackend.MATH): yield
     finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
         for (where, name, _), value in zip(flags, before): setattr(where, name, value)
 
 # %% ../nbs/lib/attacks.ipynb #fe6a7170
@@ -93,7 +95,7 @@ def _check(model, x, y):
 # %% ../nbs/lib/attacks.ipynb #3c7cbc7a
 def _ascent(model, x, y):
     "For every image: the signs of the loss's gradient, and whether `model` is wrong already."
-    with torch.enable_grad(), true_float32(x.device):
+    with torch.enable_grad():
         x = x.detach().requires_grad_()
         scores = model(x)
         gradient, = torch.autograd.grad(F.cross_entropy(scores, y.long(), reduction="sum"), x)
@@ -103,7 +105,7 @@ def _ascent(model, x, y):
 def fgsm(model: nn.Module, x: Tensor, y: Tensor, eps: float | Sequence[float]) -> Tensor:
     """The images `x` (N C H W, in [0,1]) moved by `eps` along the signs of the loss's gradient, clamped to [0,1]
     (Goodfellow et al. 2015). `model`: [0,1] images to logits; `y`: N labels; E values of `eps`: E×N×C×H×W."""
-    with frozen(model):
+    with frozen(model), true_float32(x.device):
         _check(model, x, y)
         return (x + _radii(eps, x) * _ascent(model, x, y)[0]).clamp(0, 1)
 
@@ -112,7 +114,7 @@ def fgsm(model: nn.Module, x: Tensor, y: Tensor, eps: float | Sequence[float]) -
 def fgsm_normalized(model: nn.Module, x: Tensor, y: Tensor, eps: float | Sequence[float], std: Tensor) -> Tensor:
     """FGSM as in `geometry`'s scripts: `eps` added to the normalised image, nothing clamped; in pixels `eps`·`std` (C
     values) and perhaps outside [0,1]. Otherwise as `fgsm`."""
-    with frozen(model):
+    with frozen(model), true_float32(x.device):
         _check(model, x, y)
         if std.shape != x.shape[1:2]: raise SettingError(f"std has shape {tuple(std.shape)}: must be one per channel")
         if not ((std > 0) & std.isfinite()).all(): raise SettingError(f"std = {std.tolist()}: each must be above 0")
@@ -126,8 +128,11 @@ def noise(x: Tensor, eps: float | Sequence[float], generator: torch.Generator | 
     return (x + _radii(eps, x) * _directions(x, 1, generator)[:, 0].sign()).clamp(0, 1)
 
 def _directions(x, n, generator):
-    "`n` times numbers from −1 to 1 for each image of `x`, image by image: N×`n`×C×H×W."
-    return uniform((len(x), n, *x.shape[1:]), generator, x.device).to(x) * 2 - 1
+    "`n` times numbers from −1 to 1 for each image of `x`: N×`n`×C×H×W. Each image has a seed of its own, drawn by `generator`."
+    at = generator.device if generator else "cpu"
+    seeds = torch.randint(2**63 - 1, (len(x),), generator=generator, device=at).tolist()
+    drawn = [torch.rand(n, *x.shape[1:], generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+    return torch.stack(drawn).to(x) * 2 - 1
 
 # %% ../nbs/lib/attacks.ipynb #1a31b77c
 def _pgd_steps(model, at, x, y, radius, alpha, steps, stop_early):
@@ -144,7 +149,7 @@ def _pgd_steps(model, at, x, y, radius, alpha, steps, stop_early):
 @torch.no_grad()
 def _loss_or_wrong(model, x, y):
     "The loss of every image; infinite where `model` is wrong."
-    with true_float32(x.device): scores = model(x)
+    scores = model(x)
     return F.cross_entropy(scores, y, reduction="none").masked_fill(scores.argmax(1) != y, torch.inf)
 
 def _check_steps(radii, alpha, steps, random_start, restarts):
@@ -164,7 +169,7 @@ def pgd(model: nn.Module, x: Tensor, y: Tensor, eps: float | Sequence[float], al
     """`steps` steps of size `alpha` (one, or one per `eps`) up the loss, within `eps` of the images `x` (N C H W) and
     [0,1] (Madry et al. 2018). E values of `eps`: E×N×C×H×W. The last iterate; with `stop_early` the first that fools
     `model`; of several `restarts` one that fools it, else the one of highest loss. `SettingError` for bad input."""
-    with frozen(model):
+    with frozen(model), true_float32(x.device):
         _check(model, x, y)
         radii, alpha = _radii(eps, x), _numbers("alpha", alpha, x)
         _check_steps(radii, alpha, steps, random_start, restarts)
@@ -235,7 +240,7 @@ def under_attack(model: nn.Module, images: Images, eps: Sequence[float], attack:
     if images.labels.ndim > 1: raise DataError(f"{images.name}: several classes an image, but an attack moves away from one")
     device = next(model.parameters(), images.pixels).device
     first = to_float(images.pixels[:2].to(device))
-    with frozen(model): n_classes = _n_classes(model, first)
+    with frozen(model), true_float32(device): n_classes = _n_classes(model, first)
     _check_labels(images.labels, n_classes, f"{images.name}: label", DataError)
     part = max(1, (batch_size or images_at_once(model, first, 250, copies=2)) // max(1, len(eps)))
     found = []
