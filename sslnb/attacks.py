@@ -27,11 +27,12 @@ from .data import DataError, Images
 from .models import autocast, frozen
 
 # %% ../nbs/lib/attacks.ipynb #392d16f6
-_MULTIPLIERS = (torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.mkldnn.matmul, torch.backends.mkldnn.conv)
+_MULTIPLIERS = (torch.backends.cuda.matmul, torch.backends.cudnn.conv,  # on a GPU
+                torch.backends.mkldnn.matmul, torch.backends.mkldnn.conv)  # on a CPU
 
 @contextmanager
 def true_float32(device: torch.device):
-    "A context without TF32, autocast (of `device`), fused attention or convolutions that vary; all flags come back at the end."
+    "A context without TF32, autocast (of `device`), fused attention or convolutions that vary; all flags come back."
     flags = [(m, "fp32_precision", "ieee") for m in _MULTIPLIERS]
     flags += [(torch.backends.cudnn, "deterministic", True), (torch.backends.cudnn, "benchmark", False)]
     before, fast = [getattr(where, name) for where, name, _ in flags], torch.backends.mha.get_fastpath_enabled()
@@ -47,7 +48,8 @@ def true_float32(device: torch.device):
 def _numbers(name, value, x):
     "`value` as a 0-dimensional tensor, or E numbers as E×1×1×1×1, like the images `x`."
     try: v = torch.as_tensor(value, dtype=x.dtype, device=x.device)
-    except (TypeError, ValueError, RuntimeError): raise SettingError(f"{name} = {value!r}: must be a number or a list of numbers") from None
+    except (TypeError, ValueError, RuntimeError):
+        raise SettingError(f"{name} = {value!r}: must be a number or a list of numbers") from None
     if v.ndim > 1 or not v.numel(): raise SettingError(f"{name} = {value}: must be a number or a list of numbers")
     return v.view(-1, 1, 1, 1, 1) if v.ndim else v
 
@@ -128,7 +130,7 @@ def noise(x: Tensor, eps: float | Sequence[float], generator: torch.Generator | 
     return (x + _radii(eps, x) * _directions(x, 1, generator)[:, 0].sign()).clamp(0, 1)
 
 def _directions(x, n, generator):
-    "`n` times numbers from −1 to 1 for each image of `x`: N×`n`×C×H×W. Each image has a seed of its own, drawn by `generator`."
+    "`n` times numbers from −1 to 1 for each image of `x`: N×`n`×C×H×W. `generator` draws a seed for each image."
     at = generator.device if generator else "cpu"
     seeds = torch.randint(2**63 - 1, (len(x),), generator=generator, device=at).tolist()
     drawn = [torch.rand(n, *x.shape[1:], generator=torch.Generator().manual_seed(seed)) for seed in seeds]
@@ -198,10 +200,11 @@ class _Weighed(TorchDispatchMode):
         return out
 
 def images_at_once(model: nn.Module, x: Tensor, on_cpu: int, copies: int) -> int:
-    """How many images like the first of `x` (N C H W, on the model's device) `model` takes at once: `on_cpu`; on a GPU so many that
-    `copies` of all their activations fill half of the free memory."""
+    """How many images like the first of `x` (N C H W, on the model's device) `model` takes at once: `on_cpu`; on a GPU
+    so many that `copies` of all their activations fill half of the free memory."""
     if x.device.type != "cuda": return on_cpu
-    with frozen(model), torch.enable_grad(), true_float32(x.device), _Weighed() as weighed: model(x[:1].detach().requires_grad_())
+    with frozen(model), torch.enable_grad(), true_float32(x.device), _Weighed() as weighed:
+        model(x[:1].detach().requires_grad_())
     reserved = torch.cuda.memory_reserved(x.device) - torch.cuda.memory_allocated(x.device)  # by torch, and not in use
     free = torch.cuda.mem_get_info(x.device)[0] + reserved
     return max(1, free // 2 // (copies * weighed.bytes))
@@ -231,9 +234,9 @@ def _predictions(model, x):
 @version(1)
 def under_attack(model: nn.Module, images: Images, eps: Sequence[float], attack: Callable,
                  batch_size: int | None = None, **options) -> AttackResult:
-    """What `model` answers to `images` under `attack(model, x, y, eps, **options)`, which gives E×N×C×H×W. At most `batch_size`
-    attacked images at once, all ε of an image together (default: 250; on a GPU what its free memory holds). A `generator` on the
-    CPU makes the result independent of that. `DataError` for a label that the model does not know."""
+    """What `model` answers to `images` under `attack(model, x, y, eps, **options)`, which gives E×N×C×H×W. At most
+    `batch_size` attacked images at once, all ε of an image together (default: 250; on a GPU what its free memory
+    holds); with a `generator` the result does not depend on that. `DataError` for a label that the model does not know."""
     if not isinstance(eps, Sequence) or isinstance(eps, str): raise SettingError(f"eps = {eps}: must be a list")
     if batch_size is not None: check_count("batch_size", batch_size)
     if not len(images): raise DataError(f"{images.name}: no images to attack")
