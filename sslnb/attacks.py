@@ -236,11 +236,11 @@ def under_attack(model: nn.Module, images: Images, eps: Sequence[float], attack:
                  batch_size: int | None = None, **options) -> AttackResult:
     """What `model` answers to `images` under `attack(model, x, y, eps, **options)`, which gives E×N×C×H×W. At most
     `batch_size` attacked images at once, all ε of an image together (default: 250; on a GPU what its free memory
-    holds); with a `generator` the result does not depend on that. `DataError` for a label that the model does not know."""
+    holds); with a `generator` the result does not depend on that. `DataError`: a label that the model does not know."""
     if not isinstance(eps, Sequence) or isinstance(eps, str): raise SettingError(f"eps = {eps}: must be a list")
     if batch_size is not None: check_count("batch_size", batch_size)
     if not len(images): raise DataError(f"{images.name}: no images to attack")
-    if images.labels.ndim > 1: raise DataError(f"{images.name}: several classes an image, but an attack moves away from one")
+    if images.labels.ndim > 1: raise DataError(f"{images.name}: several classes an image, an attack moves from one")
     device = next(model.parameters(), images.pixels).device
     first = to_float(images.pixels[:2].to(device))
     with frozen(model), true_float32(device): n_classes = _n_classes(model, first)

@@ -240,7 +240,7 @@ def loss_rise(model: nn.Module, images: Images, directions: list[dict[str, Tenso
               recalibrate: bool = False) -> Tensor:
     """How much higher the mean cross-entropy is at `radius` (in filter lengths) than at the model itself, mean
     of both sides, for each of R `directions`: R, in nats. Otherwise as `loss_surface`."""
-    if not 0 < radius < math.inf: raise SettingError(f"radius = {radius}: must be above 0 (1: each filter by its own length)")
+    if not 0 < radius < math.inf: raise SettingError(f"radius = {radius}: must be above 0, in filter lengths")
     _check(model, images, directions)
     sides = radius * torch.eye(len(directions))
     points = torch.cat([torch.zeros(1, len(directions)), sides, -sides])

@@ -21,7 +21,7 @@ from .core import SettingError
 # %% ../nbs/lib/vit.ipynb #deb6ef71
 def per_side(side: int, patch: int) -> int:
     "How many patches of `patch` pixels lie along `side` pixels. `SettingError` where they do not fit."
-    if patch < 1 or side < 1: raise SettingError(f"a side of {side} pixels, a patch of {patch}: both must be at least 1")
+    if patch < 1 or side < 1: raise SettingError(f"a side of {side}, a patch of {patch} pixels: both must be at least 1")
     if side % patch:
         near = max(patch, round(side / patch) * patch)
         raise SettingError(f"a side of {side} pixels is not a multiple of the patch of {patch}: resize the images to "
@@ -73,8 +73,8 @@ def random_mask(n: int, patches: int, ratio: float, generator: Generator) -> tup
     if n < 1: raise SettingError(f"n = {n} images: must be at least 1")
     masked = round(ratio * patches) if 0 < ratio < 1 else 0
     if not 0 < masked < patches:
-        raise SettingError(f"mask_ratio = {ratio} leaves nothing masked or nothing shown of {patches} patches: choose one "
-                           f"between {1 / patches:.3g} and {1 - 1 / patches:.3g}")
+        raise SettingError(f"mask_ratio = {ratio} leaves nothing masked or nothing shown of {patches} patches: choose "
+                           f"one between {1 / patches:.3g} and {1 - 1 / patches:.3g}")
     order = torch.rand(n, patches, generator=generator, device=generator.device).argsort(1)
     return order[:, masked:], order[:, :masked]
 
@@ -101,7 +101,8 @@ class ViT(nn.Module):
     "Square images (N C S S, in [0,1]) to features (N×`dim`): patches, transformer blocks, mean over tokens."
     def __init__(self, normalize: nn.Module, channels: int, side: int, patch: int, dim: int, depth: int, heads: int):
         super().__init__()
-        self.normalize, self.shape, self.patch, self.dim, self.heads = normalize, (channels, side, side), patch, dim, heads
+        self.normalize, self.shape, self.patch = normalize, (channels, side, side), patch
+        self.dim, self.heads = dim, heads
         self.grid = per_side(side, patch)
         self.embed = nn.Linear(channels * patch**2, dim)
         nn.init.xavier_uniform_(self.embed.weight)
@@ -183,7 +184,8 @@ class TransformerDecoder(_Decoder):
     """Tokens (N×V×`dim`) to masked patches (N×M×`out`): `depth` transformer blocks of `width` over all tokens (He et
     al. 2022, §3). `SettingError` for a width that is no multiple of 32."""
     def __init__(self, dim: int, grid: int, out: int, width: int, depth: int):
-        if width < 1 or width % 32: raise SettingError(f"a decoder of width {width}: its heads of 32 need a multiple of 32")
+        if width < 1 or width % 32:
+            raise SettingError(f"a decoder of width {width}: its heads of 32 need a multiple of 32")
         super().__init__(grid, width)
         self.embed = nn.Linear(dim, width)
         self.blocks = nn.ModuleList(EncoderBlock(width // 32, width, 4 * width, 0.0, 0.0) for _ in range(depth))
@@ -203,11 +205,10 @@ def patch_mean_std(patches: Tensor) -> tuple[Tensor, Tensor]:
 @version(1)
 def masked_mse(predicted: Tensor, patches: Tensor, masked: Tensor, normalize: bool = False) -> Tensor:
     """Mean squared error of `predicted` (N×M×D) as the `patches` (N×P×D) at `masked` (N×M): a scalar (`mae` §2.2).
-    With `normalize` every target patch has mean 0 and deviation 1 (He et al. 2022, §4.1). `SettingError`: other shapes."""
+    With `normalize` every target patch has mean 0 and deviation 1 (He et al. 2022, §4.1). `SettingError`: shapes differ."""
     target = pick(patches, masked)
     if predicted.shape != target.shape:
-        raise SettingError(f"predicted is {tuple(predicted.shape)}, the masked patches are {tuple(target.shape)}: must be "
-                           "the same")
+        raise SettingError(f"predicted is {tuple(predicted.shape)}, the masked patches {tuple(target.shape)}: must be the same")
     if normalize:
         mean, std = patch_mean_std(target)
         target = (target - mean) / std
