@@ -12,7 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from sslnb import attacks, data
 from sslnb.attacks import fgsm, fgsm_normalized, images_at_once, noise, pgd, true_float32, under_attack
 from sslnb.augment import to_float
-from sslnb.behaviour import behaviour
+from sslnb.behaviour import behaviour_of
 from sslnb.core import SettingError, rng
 from sslnb.models import encoder, frozen
 from sslnb.runs import cached
@@ -246,7 +246,7 @@ def test_a_replaced_attack_is_not_answered_from_the_store(net, test_set, monkeyp
 
 def test_what_is_stored_names_its_versions():
     assert {f"attacks.{what.__name__}" for what in (fgsm, fgsm_normalized, noise, pgd, under_attack)} == {
-        *behaviour(fgsm, fgsm_normalized, noise, pgd, under_attack)}
+        *behaviour_of(fgsm, fgsm_normalized, noise, pgd, under_attack)}
 
 
 def plain_net(): return nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16 * 30 * 30, 10))

@@ -17,7 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sslnb import data, geometry
 from sslnb.augment import to_float
-from sslnb.behaviour import behaviour
+from sslnb.behaviour import behaviour_of
 from sslnb.core import SettingError, rng
 from sslnb.geometry import (Hessian, distances, filter_directions, flatness, geodesic, inpca, loss_rise, loss_surface,
                             progress, top_eigenvalue, trace)
@@ -465,4 +465,4 @@ def test_settings_out_of_range(net, images, call, words):
 
 def test_what_is_stored_names_its_versions():
     everything = (distances, geodesic, progress, inpca, filter_directions, loss_surface, loss_rise, Hessian, top_eigenvalue, trace)
-    assert {f"geometry.{what.__name__}" for what in everything} <= {*behaviour(flatness, *everything)}
+    assert {f"geometry.{what.__name__}" for what in everything} <= {*behaviour_of(flatness, *everything)}

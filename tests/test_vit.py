@@ -5,7 +5,7 @@ from lightly.models import utils
 from torch import nn
 from torchvision.models import VisionTransformer
 
-from sslnb.behaviour import behaviour
+from sslnb.behaviour import behaviour_of
 from sslnb.core import SettingError, rng
 from sslnb.models import Normalize
 from sslnb.vit import (PRESETS, MLPDecoder, TransformerDecoder, ViT, masked_mse, patch_for, patchify, pick, put,
@@ -224,6 +224,6 @@ def test_every_preset_builds():
 
 
 def test_what_is_stored_names_its_versions():
-    assert {f"vit.{name}" for name in ("ViT", "patchify", "sincos", "run_block", "pick")} <= {*behaviour(ViT)}
+    assert {f"vit.{name}" for name in ("ViT", "patchify", "sincos", "run_block", "pick")} <= {*behaviour_of(ViT)}
     assert {"vit.masked_mse", "vit.patch_mean_std", "vit.random_mask", "vit.MLPDecoder", "vit._Decoder"} <= {
-        *behaviour(masked_mse, random_mask, MLPDecoder)}
+        *behaviour_of(masked_mse, random_mask, MLPDecoder)}
