@@ -7,10 +7,11 @@ __all__ = ['ROOT', 'folder', 'best_device', 'seed_of', 'rng', 'uniform', 'Settin
            'keyword_options', 'to_json', 'from_json', 'replacing', 'Progress']
 
 # %% ../nbs/lib/core.ipynb #df0c9aeb
-import hashlib, inspect, json, os, sys
-from contextlib import contextmanager
+import glob, hashlib, inspect, json, os, sys, time
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import psutil
 import torch
 from IPython import get_ipython
 from IPython.display import display
@@ -28,8 +29,8 @@ def _root() -> Path:
 ROOT = _root()  # the project's folder; the current one where sslnb is installed as a bare package
 
 def folder(variable: str, default: str) -> Path:
-    "The folder named by the environment `variable`, else `default` below the project's own."
-    return Path(os.environ.get(variable) or ROOT / default)
+    "The folder named by the environment `variable` (seen from the current folder), else `default` below the project's own; absolute."
+    return Path(os.path.abspath(Path(os.environ.get(variable) or ROOT / default).expanduser()))
 
 # %% ../nbs/lib/core.ipynb #d102557e
 def best_device() -> torch.device:
@@ -97,11 +98,19 @@ def from_json(cls, text: str):
     return TypeAdapter(cls).validate_json(text)
 
 # %% ../nbs/lib/core.ipynb #e7789169
+def _clear_parts(path: Path):
+    "Delete what processes that are gone left half-written of `path` an hour ago or more."
+    for part in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
+        pid = part.name.split(".")[-2]
+        with suppress(OSError):
+            if pid.isdigit() and not psutil.pid_exists(int(pid)) and time.time() - part.stat().st_mtime > 3600: part.unlink()
+
 @contextmanager
 def replacing(path: Path):
     "A temporary path to write to; on leaving without an error it takes the place of `path` in one atomic step."
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    _clear_parts(path)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         yield part
