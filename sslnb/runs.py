@@ -96,7 +96,7 @@ class Run:
     @property
     def provenance(self) -> dict:
         "Commit, versions, device, seconds, images per second of a finished run."
-        return json.loads(self.provenance_file.read_text())
+        return json.loads(self.provenance_file.read_text("utf-8"))
 
     @property
     def history(self) -> pd.DataFrame:
@@ -116,7 +116,7 @@ class Run:
     def finish(self, history: pd.DataFrame, about: dict):
         "Write what makes a run finished; `provenance.json` last."
         with replacing(self.folder / "history.csv") as part: history.to_csv(part, index=False)
-        with replacing(self.provenance_file) as part: part.write_text(json.dumps(about, indent=1))
+        with replacing(self.provenance_file) as part: part.write_text(json.dumps(about, indent=1), "utf-8")
         self.state_file.unlink(missing_ok=True)
 
 # %% ../nbs/lib/runs.ipynb #af3419b0

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['RANGES', 'COUNT', 'AMOUNT', 'LENGTHS', 'MAY_BE_EMPTY', 'parameters', 'at_least', 'same_length', 'sets_there',
-           'scale_table', 'interactive', 'style', 'show_row', 'save_figure']
+           'square', 'scale_table', 'interactive', 'style', 'show_row', 'save_figure']
 
 # %% ../nbs/lib/study.ipynb #4df0fb24
 import ast, os
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from .core import SettingError, checked, replacing
-from .data import is_there, load
+from .data import DataError, Images, is_there, load
 from .report import SEEDS, begin_run, copies_folder
 
 # %% ../nbs/lib/study.ipynb #3180d2f0
@@ -68,7 +68,7 @@ def parameters(namespace: dict, scales: dict[str, dict]) -> dict:
     begin_run({k: v for k, v in given.items() if k not in ("scale", "dataset") and v != table.get(k)})
     return {**dict.fromkeys(hints), **table, **given}
 
-# %% ../nbs/lib/study.ipynb #41b13859
+# %% ../nbs/lib/study.ipynb #3dab5638
 def at_least(p: dict, **minima: int):
     "`SettingError` unless each of these lists of `p` has so many different entries: `at_least(p, seeds=2)`."
     short = [f"{name} = {p[name]}: this notebook needs at least {n}{' different ones' * (n > 1)}" for name, n in minima.items()
@@ -86,6 +86,11 @@ def sets_there(*names: str):
     for name in dict.fromkeys(names):
         for split in ("train", "test"):
             if not is_there(name, split): load(name, split)  # which says what is missing
+
+def square(images: Images):
+    "`DataError` unless the images are as high as wide: RotNet turns them by 90°."
+    h, w = images.pixels.shape[-2:]
+    if h != w: raise DataError(f"RotNet turns images, so they must be square, and those of {images.name} are {w}×{h}: crop them first")
 
 # %% ../nbs/lib/study.ipynb #251c7953
 def scale_table(scales: dict[str, dict], chosen: dict) -> pd.DataFrame:

@@ -235,7 +235,7 @@ def _find_or_train(job, bar, device, store=None, save_every=30.0) -> tuple[Run, 
             bar.update(job.config.steps)
             return run, False
         if here.is_main_process:
-            with replacing(run.folder / "config.json") as part: part.write_text(to_json(job.config))
+            with replacing(run.folder / "config.json") as part: part.write_text(to_json(job.config), "utf-8")
         training = Training(job.config, job.images, device, job.start)
         with here.main_process_first(): _restore(run, training)
         _train(run, training, bar, save_every)
