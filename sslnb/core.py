@@ -31,8 +31,8 @@ def _root() -> Path:
 ROOT = _root()  # the project's folder; the current one where sslnb is installed as a bare package
 
 def folder(variable: str, default: str) -> Path:
-    "The folder named by the environment `variable`, else `default` below the project's own."
-    return Path(os.environ.get(variable) or ROOT / default)
+    "The folder named by the environment `variable` (seen from the current folder), else `default` below the project's own; absolute."
+    return Path(os.path.abspath(Path(os.environ.get(variable) or ROOT / default).expanduser()))
 
 # %% ../nbs/lib/core.ipynb #d102557e
 def best_device() -> torch.device:
