@@ -490,7 +490,7 @@ def _inside(folders: Iterable[Path]) -> list[Path]:
 def _places(root: Path) -> dict[str, Path | None]:
     "Every set that has a name, and the folder of those that are there as files."
     from sslnb.data import ARCHIVES, DRAWN, LISTED, is_there
-    inside = {name: sub for name, (_, sub, *_) in (ARCHIVES | LISTED).items()} | {"cifar100": "cifar100-20c"}
+    inside = {name: sub for name, (_, sub, *_) in (ARCHIVES | LISTED).items()}
     trees = [p.name for p in sorted(root.glob("[!.]*")) if p.is_dir() and p.name != "cache" and is_there(p.name)]
     names = dict.fromkeys([*DRAWN, "digits", *ARCHIVES, *LISTED, *trees])
     return {n: next((p for p in (root / n, root / inside.get(n, n)) if p.is_dir()), None) for n in names}
@@ -498,7 +498,8 @@ def _places(root: Path) -> dict[str, Path | None]:
 def _cached(name: str, root: Path) -> list[Path]:
     "The folders with the decoded splits of a set."
     split = re.compile(re.escape(name) + r"-(train|val|test|unlabeled)(-\d+)?")
-    return sorted(p.parent for p in (root / "cache").glob(f"{name}-*/meta.json") if split.fullmatch(p.parent.name))
+    from sslnb.data import cache_folder
+    return sorted(p.parent for p in cache_folder(root).glob(f"{name}-*/meta.json") if split.fullmatch(p.parent.name))
 
 def _counts(caches: list[Path]) -> tuple[str, str]:
     "Images and classes, as far as the set was ever decoded."

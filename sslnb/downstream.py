@@ -55,7 +55,7 @@ def load_parts(name: str, size: int | None, seed: int = 0, root: str | Path | No
     part = partial(load, name, root=root, size=size, download=download)
     train, test = part("train"), part("test")
     train, val = (train, part("val")) if "val" in DOWNSTREAM[name].splits else train.split(0.2, seed)
-    parts = Parts(train, replace(val, name=f"{name}/val"), test)
+    parts = Parts(train, val if val.name == f"{name}/val" else replace(val, name=f"{name}/val"), test)
     _check_whole(name, parts)
     return parts
 
