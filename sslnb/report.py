@@ -19,8 +19,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from filelock import FileLock
-from scipy import stats
-from scipy.optimize import brentq
 
 from . import data
 from .core import ROOT, SettingError, best_device, folder, replacing, to_json
@@ -194,6 +192,7 @@ def expand_settings(table: pd.DataFrame) -> pd.DataFrame:
 # %% ../nbs/lib/report.ipynb #446c285b
 def interval(values) -> tuple[float, float, float]:
     "Mean and 95 % confidence limits (Student's t) of `values`; the limits are infinite for a single one."
+    from scipy import stats  # here, since it takes long to import
     values = pd.Series(values, dtype=float)
     if len(values) < 2: return values.mean(), -math.inf, math.inf
     half = stats.t.ppf(0.975, len(values) - 1) * values.sem()
@@ -274,6 +273,8 @@ def rule(claim: str, setting: dict) -> pd.Series:
 def detectable(values, power: float = 0.8) -> float:
     """The smallest true mean that a two-sided t-test at 5 % on as many values, of this spread, would find with probability
     `power`; infinite for a single value."""
+    from scipy import stats
+    from scipy.optimize import brentq
     values = pd.Series(values, dtype=float)
     if len(values) < 2: return math.inf
     df, critical = len(values) - 1, stats.t.ppf(0.975, len(values) - 1)

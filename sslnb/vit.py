@@ -13,7 +13,6 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torchvision.models.vision_transformer import EncoderBlock
 
 from .behaviour import version
 from .core import SettingError
@@ -107,6 +106,7 @@ class ViT(nn.Module):
         self.embed = nn.Linear(channels * patch**2, dim)
         nn.init.xavier_uniform_(self.embed.weight)
         self.register_buffer("places", sincos(self.grid, dim), persistent=False)
+        from torchvision.models.vision_transformer import EncoderBlock  # here, since it takes long to import
         self.blocks = nn.ModuleList(EncoderBlock(heads, dim, 4 * dim, 0.0, 0.0) for _ in range(depth))
         self.norm = nn.LayerNorm(dim, eps=1e-6)
 
@@ -188,6 +188,7 @@ class TransformerDecoder(_Decoder):
             raise SettingError(f"a decoder of width {width}: its heads of 32 need a multiple of 32")
         super().__init__(grid, width)
         self.embed = nn.Linear(dim, width)
+        from torchvision.models.vision_transformer import EncoderBlock
         self.blocks = nn.ModuleList(EncoderBlock(width // 32, width, 4 * width, 0.0, 0.0) for _ in range(depth))
         self.head = nn.Sequential(nn.LayerNorm(width, eps=1e-6), nn.Linear(width, out))
 
