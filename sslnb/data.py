@@ -316,7 +316,7 @@ def _tree(tree: Path, split: str) -> tuple[str, Callable[[], _Content]]:
 def _split_files(path: Path) -> dict[str, list[os.DirEntry]]:
     "The files of a split by class; all under the name . where there are no classes."
     folders = _class_folders(path)
-    return {".": _image_files(path)} if folders is None else {c: _image_files(path / c) for c in folders}
+    return {c: _image_files(path / c) for c in folders} if folders else {".": _image_files(path)}
 
 def _readable(path) -> bool:
     "May we look into this folder?"
