@@ -66,7 +66,7 @@ SEEDS = (0, 2**31 - 1)  # the first and the last seed
 UNITS = {"seconds": "s", "margin": "difference",
          **dict.fromkeys(["top1", "top2", "top3", "auc", "macro_f1", "weighted_f1", "knn_top1", "validation",
                          "confidence", "f1", "hungarian", "purity", "same_class", "overlap", "largest",
-                         "error", "map"], "fraction"),
+                         "error", "map", "map11", "mean_per_class"], "fraction"),
          **dict.fromkeys(["nmi", "nmi_before", "nmi_labels", "cka"], "0 to 1"),
          **dict.fromkeys(["empty", "effective"], "clusters"), "procrustes": "rms distance from the centre",
          "progress": "0 to 1", "flatness_rise": "nats", "flatness_recalibrated": "nats", "flatness_eigenvalue": "nats",
