@@ -68,7 +68,7 @@ def ms(times: list[float]) -> str:
 
 def machine() -> str:
     "The processor and how many cores of it there are."
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines() if Path("/proc/cpuinfo").exists() else []
     names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
     return f"{names[0] if names else platform.processor()}, {os.cpu_count()} cores"
 
@@ -81,4 +81,4 @@ def show(name: str, rows: list[dict], args: argparse.Namespace, **more):
     for row in rows: print("| " + " | ".join(map(str, row.values())) + " |")
     if not args.save: return
     with replacing(reports() / "benchmarks" / f"{name}-{args.device.type}.json") as part:
-        part.write_text(json.dumps({"about": about, "rows": rows}, indent=1, ensure_ascii=False) + "\n")
+        part.write_text(json.dumps({"about": about, "rows": rows}, indent=1, ensure_ascii=False) + "\n", "utf-8")
