@@ -1,19 +1,16 @@
-"""A GPU for machines without one: tensors that say they are on `cuda` and are computed on the CPU. Where an operation would find
-its tensors, or its generator, on two devices, it stops as CUDA does. Unlike torch's FakeTensorMode it has values, so that what
-depends on them (`item`, `nonzero`, the steps of k-means) goes on."""
-from contextlib import contextmanager
+"""A GPU for machines without one: tensors that say they are on `cuda`, and are computed on the CPU. Where an operation would meet
+tensors (or a generator) of two devices, it stops as CUDA does. Unlike torch's FakeTensorMode it has values, so that what depends
+on them (`item`, `nonzero`, the steps of k-means) goes on; autocast of `cuda` and fused kernels are not pretended."""
+from contextlib import ExitStack, contextmanager
 from unittest import mock
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch._functorch import eager_transforms, vmap
+from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
-aten = torch.ops.aten
-GPU_GENERATORS = set()  # where their state is: a generator loses its class on its way to an operation
-MOVES = {aten._to_copy.default, aten.copy_.default}
-INDEXING = {aten.index.Tensor, aten.index_put.default, aten.index_put_.default, aten._unsafe_index.Tensor,
-            aten._index_put_impl_.default}
+CPUGenerator = torch.Generator
 
 
 class Mixed(RuntimeError):
@@ -21,80 +18,102 @@ class Mixed(RuntimeError):
 
 
 class OnGPU(torch.Tensor):
-    "`inner`, a tensor on the CPU, that says it is on a GPU."
-    @staticmethod
-    def __new__(cls, inner):
-        return torch.Tensor._make_wrapper_subclass(cls, inner.shape, strides=inner.stride(), dtype=inner.dtype, device=GPU,
-                                                   storage_offset=inner.storage_offset(), layout=inner.layout)
-
-    def __init__(self, inner): self.inner = inner
-    def __repr__(self): return f"OnGPU({self.inner})"
-
-    @classmethod
-    def __torch_dispatch__(cls, operation, types, args=(), kwargs=None): return compute(operation, args, kwargs or {})
+    "A tensor on the CPU that says it is on a GPU."
+    __torch_function__ = torch._C._disabled_torch_function_impl  # `Pretend` does all
 
 
-class GPUGenerator(torch.Generator):
+class GPUGenerator(CPUGenerator):
     "A generator of the CPU that says it is the GPU's."
-    def __new__(cls, device="cpu"):
-        if torch.device(device).type == "cpu": return plain_generator()
-        made = super().__new__(cls)
-        GPU_GENERATORS.add(made._cdata)
-        return made
     device = GPU
 
 
-plain_generator = torch.Generator
+def generator(device="cpu"): return GPUGenerator() if torch.device(device).type == "cuda" else CPUGenerator()
 
 
-def check_devices(operation, args, kwargs, device):
+def on_gpu(t): return isinstance(t, OnGPU)
+def tensors_in(tree): return [t for t in tree_leaves(tree) if isinstance(t, torch.Tensor)]
+
+
+def put(out, device):
+    "All tensors of `out`, just computed, on `device`."
+    def one(t): return t.as_subclass(OnGPU) if isinstance(t, torch.Tensor) and not on_gpu(t) else t
+    return tree_map(one, out) if device.type == "cuda" else out
+
+
+def check(name, args, kwargs, device):
     "`Mixed` where CUDA would stop: only a single number on the CPU may meet what is on the GPU."
-    leaves = tree_leaves((args, kwargs))
-    for g in leaves:
-        if isinstance(g, torch._C.Generator) and (g._cdata in GPU_GENERATORS) != (device == GPU):
-            raise Mixed(f"{operation}: a generator of another device than {device}")
-    if operation in MOVES: return
-    if operation in INDEXING and isinstance(args[0], OnGPU): leaves = tree_leaves((args[0], args[2:]))  # an index may come from the CPU
-    tensors = [t for t in leaves if isinstance(t, torch.Tensor)]
-    if not any(isinstance(t, OnGPU) for t in tensors): return
-    strangers = [t for t in tensors if not isinstance(t, OnGPU) and t.ndim]
-    if strangers: raise Mixed(f"{operation}: tensors on cuda and, of shape {tuple(strangers[0].shape)}, on the CPU")
+    for g in tree_leaves((args, kwargs)):
+        if isinstance(g, CPUGenerator) and torch.device(g.device).type != device.type:
+            raise Mixed(f"{name}: the generator is on {g.device}, the result on {device}")
+    if name in ("__getitem__", "__setitem__", "index_put_") and on_gpu(args[0]): args = (args[0], *args[2:])  # indices may come from the CPU
+    met = tensors_in((args, kwargs))
+    strangers = [t for t in met if not on_gpu(t) and t.ndim]
+    if strangers and any(map(on_gpu, met)): raise Mixed(f"{name}: tensors on {GPU} and, of shape {tuple(strangers[0].shape)}, on the CPU")
 
 
-def compute(operation, args, kwargs):
-    "`operation` on the CPU, its results where a GPU would have them."
-    on_gpu = any(isinstance(t, OnGPU) for t in tree_leaves((args, kwargs)))
-    if operation is aten.copy_.default: on_gpu = isinstance(args[0], OnGPU)
-    if kwargs.get("device") is not None: on_gpu = torch.device(kwargs["device"]).type == "cuda"
-    check_devices(operation, args, kwargs, GPU if on_gpu else CPU)
-    inner_args, inner_kwargs = tree_map(lambda t: t.inner if isinstance(t, OnGPU) else t, (args, kwargs))
-    if "device" in kwargs: inner_kwargs["device"] = CPU
-    inner_kwargs.pop("pin_memory", None)
-    out = operation(*inner_args, **inner_kwargs)
-    changed = args[0] if operation._schema.name.endswith("_") and args else kwargs.get("out")
-    if isinstance(changed, torch.Tensor): return changed
-    return tree_map(lambda t: OnGPU(t) if isinstance(t, torch.Tensor) else t, out) if on_gpu else out
+def move(x, args, kwargs):
+    "`x.to(…)`."
+    args, kwargs = list(args), dict(kwargs)
+    target = GPU if on_gpu(x) else CPU
+    for i, a in enumerate(args):
+        if isinstance(a, torch.Tensor): target, args[i] = GPU if on_gpu(a) else CPU, a.dtype
+        elif isinstance(a, (str, torch.device)) or type(a) is int: target, args[i] = torch.device(a), CPU
+    if kwargs.get("device") is not None: target, kwargs["device"] = torch.device(kwargs["device"]), CPU
+    out = x.to(*args, **kwargs)
+    if out is x and (target.type == "cuda") != on_gpu(x): out = x.clone()
+    return put(out, target)
 
 
-class Pretend(TorchDispatchMode):
+def deep_copy(x, memo):
+    if id(x) not in memo:
+        memo[id(x)] = x.detach().clone().as_subclass(OnGPU).requires_grad_(x.requires_grad)
+        if isinstance(x, torch.nn.Parameter): memo[id(x)]._is_param = True
+    return memo[id(x)]
+
+
+def no_numpy(*_, **__): raise TypeError("can't convert cuda:0 device type tensor to numpy")
+
+
+T = torch.Tensor
+SPECIAL = {  # of tensors on the GPU
+    T.device.__get__: lambda x: GPU, T.is_cuda.__get__: lambda x: True, T.is_cpu.__get__: lambda x: False,
+    T.cpu: lambda x, *_: x.clone(), T.numpy: no_numpy, T.__array__: no_numpy, T.__deepcopy__: deep_copy,
+    T.get_device: lambda x: 0, T.copy_: lambda x, y, *_: x.copy_(y)}
+ANYWHERE = {T.to: lambda x, *args, **kwargs: move(x, args, kwargs), T.cuda: lambda x, *_: move(x, [GPU], {}),
+            T.pin_memory: lambda x: x, T.copy_: lambda x, y, *_: x.copy_(y)}
+UNCHECKED = {T.grad.__set__, T.data.__set__, T.requires_grad.__set__, torch._has_compatible_shallow_copy_type}
+
+
+class Pretend(TorchFunctionMode):
     "A context in which `cuda` exists."
-    def __torch_dispatch__(self, operation, types, args=(), kwargs=None): return compute(operation, args, kwargs or {})
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        kwargs, first = kwargs or {}, args[0] if args else None
+        if on_gpu(first) and function in SPECIAL: return SPECIAL[function](*args, **kwargs)
+        if function in ANYWHERE: return ANYWHERE[function](*args, **kwargs)
+        if function in UNCHECKED: return function(*args, **kwargs)
+        if kwargs.get("device") is None:
+            device = GPU if any(map(on_gpu, tensors_in((args, kwargs)))) else CPU
+            check(function.__name__, args, kwargs, device)
+        else:  # of what it is made from, only the generator has to be there
+            device, kwargs = torch.device(kwargs["device"]), kwargs | {"device": CPU}
+            check(function.__name__, [g for g in kwargs.values() if isinstance(g, CPUGenerator)], {}, device)
+        return put(function(*args, **kwargs), device)
 
 
 @contextmanager
 def pretended_gpu():
-    "The context of a machine with a GPU. Backward runs in this thread: torch has made none for a device that is not there."
-    answers = dict(is_available=True, _lazy_init=None, is_bf16_supported=True, mem_get_info=(2**33, 2**33), memory_reserved=0,
-                   memory_allocated=0, synchronize=None, get_device_name="pretended")
-    torch._C._ensureCUDADeviceGuardSet()
-    torch._C._set_only_lift_cpu_tensors(True)  # torch.tensor(…, device="cuda") is made on the CPU, and then moved
-    patches = [mock.patch.object(torch.cuda, name, lambda *_, answer=answer, **__: answer) for name, answer in answers.items()]
-    patches += [mock.patch.object(torch, "Generator", GPUGenerator),
-                mock.patch.object(torch.Tensor, "pin_memory", lambda self: self)]
-    for p in patches: p.start()
-    try:
-        with torch.autograd.set_multithreading_enabled(False), Pretend(): yield
-    finally:
-        for p in reversed(patches): p.stop()
-        torch._C._set_only_lift_cpu_tensors(False)
-        GPU_GENERATORS.clear()
+    "The context of a machine with a GPU."
+    answers = dict(is_available=True, is_bf16_supported=True, mem_get_info=(2**33, 2**33), memory_reserved=0, memory_allocated=0,
+                   synchronize=None, get_device_name="pretended")
+    def keep(fn):  # torch.func wraps tensors, and takes them out again
+        return lambda t, *args: put(fn(t, *args), GPU) if on_gpu(t) else fn(t, *args)
+    with ExitStack() as stack:
+        for name, answer in answers.items():
+            stack.enter_context(mock.patch.object(torch.cuda, name, lambda *_, answer=answer, **__: answer))
+        for module, names in ((vmap, ("_add_batch_dim", "_remove_batch_dim")), (eager_transforms, ("_wrap_for_grad", "_unwrap_for_grad"))):
+            for name in names: stack.enter_context(mock.patch.object(module, name, keep(getattr(module, name))))
+        stack.enter_context(mock.patch.object(torch, "Generator", generator))
+        torch.__future__.set_overwrite_module_params_on_conversion(True)  # a parameter that moves changes its class
+        stack.callback(torch.__future__.set_overwrite_module_params_on_conversion, False)
+        stack.enter_context(Pretend())
+        yield
