@@ -44,7 +44,7 @@ def plain(value: Any) -> Any:
     if isinstance(value, np.ndarray): value = torch.from_numpy(np.ascontiguousarray(value))
     if isinstance(value, Tensor): return "tensor " + tensor_digest({"": value})[:16]
     if isinstance(value, torch.Generator): return "generator " + tensor_digest({"": value.get_state()})[:16]
-    if isinstance(value, nn.Module): return [behaviour_of(type(value)), digest_of(value)[:16], repr(value)]
+    if isinstance(value, nn.Module): return [behaviour_of(*{type(m) for m in value.modules()}), digest_of(value)[:16], repr(value)]
     for name in ("fingerprint", "hash"):  # data.Images; runs.Run
         if isinstance(getattr(value, name, None), str): return f"{type(value).__name__} {getattr(value, name)}"
     if _code_of(value) is not None: return behaviour_of(value)

@@ -11,9 +11,6 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from scipy.optimize import linear_sum_assignment
-from sklearn.metrics import normalized_mutual_info_score
-from sklearn.metrics.cluster import contingency_matrix
 from torch import Generator, Tensor
 
 from .core import SettingError, uniform
@@ -222,16 +219,20 @@ def _pair(a, b):
 
 def nmi(a: Tensor, b: Tensor) -> float:
     "Normalised mutual information of two assignments of N points: 0 (unrelated) to 1 (the same partition)."
+    from sklearn.metrics import normalized_mutual_info_score  # here, since it takes long to import
     return float(normalized_mutual_info_score(*_pair(a, b)))
 
 def hungarian(labels: Tensor, clusters: Tensor) -> float:
     """The share of N points that are right when clusters and classes are paired one to one in the best way (Kuhn 1955).
     Where there are more clusters than classes, the clusters left over count as wrong."""
+    from scipy.optimize import linear_sum_assignment
+    from sklearn.metrics.cluster import contingency_matrix
     table = contingency_matrix(*_pair(labels, clusters))  # classes × clusters
     return float(table[linear_sum_assignment(table, maximize=True)].sum() / table.sum())
 
 def purity(labels: Tensor, clusters: Tensor) -> float:
     "The share of N points that have the most frequent class of their cluster. It rises with the number of clusters."
+    from sklearn.metrics.cluster import contingency_matrix
     table = contingency_matrix(*_pair(labels, clusters))
     return float(table.max(0).sum() / table.sum())
 

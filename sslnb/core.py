@@ -15,8 +15,6 @@ from typing import Annotated, Any
 
 import torch
 from filelock import FileLock, Timeout
-from IPython import get_ipython
-from IPython.display import display
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, create_model
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 from tqdm import tqdm
@@ -31,8 +29,8 @@ def _root() -> Path:
 ROOT = _root()  # the project's folder; the current one where sslnb is installed as a bare package
 
 def folder(variable: str, default: str) -> Path:
-    "The folder named by the environment `variable`, else `default` below the project's own."
-    return Path(os.environ.get(variable) or ROOT / default)
+    "The folder named by the environment `variable` (seen from the current folder), else `default` below the project's own; absolute."
+    return Path(os.path.abspath(Path(os.environ.get(variable) or ROOT / default).expanduser()))
 
 # %% ../nbs/lib/core.ipynb #d102557e
 def best_device() -> torch.device:
@@ -146,9 +144,15 @@ def locked(path: Path, what: str):
     finally: lock.release()
 
 # %% ../nbs/lib/core.ipynb #a05e3b14
+def _in_notebook() -> bool:
+    shell = sys.modules.get("IPython")  # where a notebook runs, it is imported; elsewhere it need not be
+    return shell is not None and hasattr(shell.get_ipython(), "kernel")
+
 class _Cell:
     "A file for tqdm to write on, that shows its last line in a notebook cell."
-    def __init__(self): self.shown = display({"text/plain": ""}, raw=True, display_id=True)
+    def __init__(self):
+        from IPython.display import display
+        self.shown = display({"text/plain": ""}, raw=True, display_id=True)
     def write(self, text):
         if text.strip(): self.shown.update({"text/plain": text.strip("\r\n")}, raw=True)
     def flush(self): pass
@@ -156,7 +160,7 @@ class _Cell:
 class Progress:
     "A bar over `total` units of work; `close` replaces it by a sentence."
     def __init__(self, total: int, name: str, unit: str = "step"):
-        self.cell = _Cell() if hasattr(get_ipython(), "kernel") else None
+        self.cell = _Cell() if _in_notebook() else None
         self.bar = tqdm(total=total, desc=name, unit=unit, file=self.cell or sys.stderr, leave=False, ncols=100,
                         mininterval=0.5)
     def update(self, n: int = 1, note: str = ""):

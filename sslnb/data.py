@@ -21,8 +21,6 @@ import torch
 from fastcore.basics import patch
 from PIL import Image, ImageOps
 from torch import Tensor
-from torchvision import datasets
-from torchvision.datasets.mnist import read_image_file, read_label_file
 
 from .behaviour import version
 from .core import Progress, folder, locked, rng
@@ -318,7 +316,7 @@ def _tree(tree: Path, split: str) -> tuple[str, Callable[[], _Content]]:
 def _split_files(path: Path) -> dict[str, list[os.DirEntry]]:
     "The files of a split by class; all under the name . where there are no classes."
     folders = _class_folders(path)
-    return {".": _image_files(path)} if folders is None else {c: _image_files(path / c) for c in folders}
+    return {c: _image_files(path / c) for c in folders} if folders else {".": _image_files(path)}
 
 def _readable(path) -> bool:
     "May we look into this folder?"
@@ -338,9 +336,16 @@ def _tree_content(tree: Path, files: dict, classes: list[str], labelled: bool) -
     return _Content(paths, _decode, np.array(labels, np.int64), [t[2] for t in table], [t[1] for t in table])
 
 # %% ../nbs/lib/data.ipynb #83348663
+def _torchvision(name: str) -> Callable:
+    "torchvision's class `name`, to be called; only then is torchvision imported, which takes seconds."
+    def make(*args, **kwargs):
+        from torchvision import datasets
+        return getattr(datasets, name)(*args, **kwargs)
+    return make
+
 ARCHIVES = {  # torchvision's class, and the folder it keeps the files in
-    "mnist": (datasets.MNIST, "MNIST/raw"), "stl10": (datasets.STL10, "stl10_binary"),
-    "cifar10": (datasets.CIFAR10, "cifar-10-batches-py"), "cifar100": (datasets.CIFAR100, "cifar-100-python")}
+    "mnist": (_torchvision("MNIST"), "MNIST/raw"), "stl10": (_torchvision("STL10"), "stl10_binary"),
+    "cifar10": (_torchvision("CIFAR10"), "cifar-10-batches-py"), "cifar100": (_torchvision("CIFAR100"), "cifar-100-python")}
 
 def _archive(name: str, split: str, root: Path, download: bool) -> tuple[str, Callable[[], _Content]]:
     "Stamp and content of one split of a published archive."
@@ -383,6 +388,7 @@ def _arrays(pixels: np.ndarray, labels, classes, read=Image.fromarray) -> _Conte
 
 def _mnist(name: str, split: str, root: Path) -> _Content:
     "MNIST, from its idx files."
+    from torchvision.datasets.mnist import read_image_file, read_label_file
     raw, part = root / ARCHIVES[name][1], {"train": "train", "test": "t10k"}[split]
     pixels = _idx(raw / f"{part}-images-idx3-ubyte", read_image_file).numpy()
     labels = _idx(raw / f"{part}-labels-idx1-ubyte", read_label_file).numpy()
@@ -428,19 +434,19 @@ _THREE = {"train": ("train",), "val": ("val",), "test": ("test",)}
 _NONE = {"train": (), "test": ()}
 
 LISTED = {
-    "aircraft": _Lists(datasets.FGVCAircraft, "fgvc-aircraft-2013b", _THREE),
-    "caltech101": _Lists(datasets.Caltech101, "caltech101/101_ObjectCategories", _NONE,
+    "aircraft": _Lists(_torchvision("FGVCAircraft"), "fgvc-aircraft-2013b", _THREE),
+    "caltech101": _Lists(_torchvision("Caltech101"), "caltech101/101_ObjectCategories", _NONE,
                          lambda found: (_caltech_files(found), found.y, found.categories)),
-    "cars": _Lists(datasets.StanfordCars, "stanford_cars", _TWO,
+    "cars": _Lists(_torchvision("StanfordCars"), "stanford_cars", _TWO,
                    lambda found: (*zip(*found._samples), found.classes)),
-    "dtd": _Lists(datasets.DTD, "dtd/dtd", _THREE),
-    "flowers": _Lists(datasets.Flowers102, "flowers-102", _THREE),
-    "food": _Lists(datasets.Food101, "food-101", _TWO),
-    "pets": _Lists(datasets.OxfordIIITPet, "oxford-iiit-pet", {"train": ("trainval",), "test": ("test",)},
+    "dtd": _Lists(_torchvision("DTD"), "dtd/dtd", _THREE),
+    "flowers": _Lists(_torchvision("Flowers102"), "flowers-102", _THREE),
+    "food": _Lists(_torchvision("Food101"), "food-101", _TWO),
+    "pets": _Lists(_torchvision("OxfordIIITPet"), "oxford-iiit-pet", {"train": ("trainval",), "test": ("test",)},
                    lambda found: (found._images, found._labels, found.classes)),
-    "sun397": _Lists(datasets.SUN397, "SUN397", _NONE,  # whose class lists the files in the order of the disk
+    "sun397": _Lists(_torchvision("SUN397"), "SUN397", _NONE,  # whose class lists the files in the order of the disk
                      lambda found: (*zip(*sorted(zip(found._image_files, found._labels))), found.classes)),
-    "voc2007": _Lists(datasets.VOCDetection, "VOCdevkit/VOC2007", {split: ("2007", split) for split in _THREE},
+    "voc2007": _Lists(_torchvision("VOCDetection"), "VOCdevkit/VOC2007", {split: ("2007", split) for split in _THREE},
                       lambda found: (found.images, [_objects(file) for file in found.annotations], VOC))}
 
 # %% ../nbs/lib/data.ipynb #ed6e7932

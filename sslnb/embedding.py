@@ -10,7 +10,6 @@ import math
 
 import torch
 import torch.nn.functional as F
-from sklearn.manifold import TSNE
 from torch import Tensor
 
 from .core import SettingError
@@ -136,5 +135,6 @@ def tsne(x: Tensor, start: Tensor | None = None, *, perplexity: float = 30.0) ->
     _check_pair(x, start, "start")
     if not 0 < perplexity < len(x):
         raise SettingError(f"perplexity = {perplexity}: choose a number of neighbours above 0 and below {len(x)}")
+    from sklearn.manifold import TSNE  # here, since it takes long to import
     model = TSNE(perplexity=perplexity, init=_principal_axes(start))
     return torch.from_numpy(model.fit_transform(x.detach().cpu().float().numpy()))

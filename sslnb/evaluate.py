@@ -15,7 +15,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from sklearn.metrics import f1_score, roc_auc_score
 from torch import Tensor, nn
 
 from .augment import RECIPES, to_float
@@ -105,6 +104,7 @@ def knn(x: Tensor, y: Tensor, x_test: Tensor, *, k: int = 20, temperature: float
 def metrics(scores: Tensor, labels: Tensor) -> dict[str, float]:
     """Of scores (N×C, log-probabilities) and labels (N): top-1, -2, -3 accuracy, macro AUC (one against the rest),
     macro and weighted F1; all fractions. AUC is NaN where a class has no image in `labels`."""
+    from sklearn.metrics import f1_score, roc_auc_score  # here, since it takes long to import
     scores, labels = scores.cpu(), labels.cpu()
     n_classes = scores.shape[1]
     order = scores.argsort(1, descending=True) == labels[:, None]

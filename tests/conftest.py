@@ -23,7 +23,7 @@ def python():
 
     def start(code, *args):
         p = subprocess.Popen([sys.executable, "-c", code, *map(str, args)], env=os.environ.copy(),
-                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8")
         started.append(p)
         return p
     yield start

@@ -104,7 +104,8 @@ class Pretend(TorchFunctionMode):
 def pretended_gpu():
     "The context of a machine with a GPU."
     answers = dict(is_available=True, is_bf16_supported=True, mem_get_info=(2**33, 2**33), memory_reserved=0, memory_allocated=0,
-                   synchronize=None, get_device_name="pretended")
+                   synchronize=None, get_device_name="pretended",
+                   is_current_stream_capturing=False)
     def keep(fn):  # torch.func wraps tensors, and takes them out again
         return lambda t, *args: put(fn(t, *args), GPU) if on_gpu(t) else fn(t, *args)
     with ExitStack() as stack:

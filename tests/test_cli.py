@@ -57,7 +57,7 @@ def instant(monkeypatch):
         done.append(job.notebook.number)
         job.copy.parent.mkdir(parents=True, exist_ok=True)
         metadata = {"sslnb": {"made from": made_from, "commit": "0123456789"}}
-        job.copy.write_text(json.dumps({"metadata": metadata, "cells": []}))
+        job.copy.write_text(json.dumps({"metadata": metadata, "cells": []}), "utf-8")
     monkeypatch.setattr(cli, "execute", execute)
     return done
 
@@ -121,14 +121,14 @@ def said(terminal):
 
 def wait_for(path, seconds=60):
     end = time.monotonic() + seconds
-    while not path.exists() or not path.read_text():
+    while not path.exists() or not path.read_text("utf-8"):
         assert time.monotonic() < end, f"{path} does not appear"
         time.sleep(0.05)
 
 
 def gone(pid):
     "Has this process ended?"
-    try: return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
+    try: return Path(f"/proc/{pid}/stat").read_text("utf-8").rsplit(")", 1)[1].split()[0] == "Z"
     except FileNotFoundError: return True
 
 
@@ -149,7 +149,7 @@ def test_a_study_that_was_stopped_goes_on_where_it_was(how, code, write, copies,
     assert "Traceback" not in err and (how == signal.SIGKILL or "goes on from here" in err), err
     assert (copies / "01_small.ipynb").exists() and not (copies / "02_small.ipynb").exists()
     end = time.monotonic() + 10
-    while not gone(int(seen.read_text())):
+    while not gone(int(seen.read_text("utf-8"))):
         assert time.monotonic() < end, "the kernel lives on"
         time.sleep(0.1)
     assert how == signal.SIGKILL or not hidden(copies)
@@ -201,17 +201,17 @@ def test_several_launched_processes_are_told_what_to_do(write, monkeypatch):
 def test_an_unreadable_copy_is_no_copy(write, copies, instant):
     write("01")
     study()
-    (copies / "01_small.ipynb").write_text('{"metadata"')
+    (copies / "01_small.ipynb").write_text('{"metadata"', "utf-8")
     assert study() == ["ok"]
 
 
 def test_the_library_counts_but_not_the_command_line(tmp_path, monkeypatch):
-    for name in ("a.py", "cli.py"): (tmp_path / name).write_text("1")
+    for name in ("a.py", "cli.py"): (tmp_path / name).write_text("1", "utf-8")
     monkeypatch.setattr(cli.sslnb, "__file__", str(tmp_path / "__init__.py"))
     before = cli.library_digest()
-    (tmp_path / "cli.py").write_text("2")
+    (tmp_path / "cli.py").write_text("2", "utf-8")
     assert cli.library_digest() == before
-    (tmp_path / "a.py").write_text("2")
+    (tmp_path / "a.py").write_text("2", "utf-8")
     assert cli.library_digest() != before
 
 
@@ -270,7 +270,7 @@ def test_the_shell_completes_commands_and_numbers(write):
     def completed(words):
         env = {**os.environ, "_SSLNB_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
         code = "from sslnb.cli import cli; cli(prog_name='sslnb')"
-        return subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True).stdout.split()
+        return subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, encoding="utf-8").stdout.split()
     assert completed("sslnb st") == ["plain,store", "plain,study"]
     assert completed("sslnb run 0") == ["plain,01", "plain,04"]
 
@@ -283,7 +283,7 @@ def test_list_says_which_commit_a_copy_is_from(write, instant):
 
 
 def test_make_study_is_this_command():
-    told = subprocess.run(["make", "-n", "study", "SCALE=gpu", "DATA=cifar10"], cwd=ROOT, capture_output=True, text=True)
+    told = subprocess.run(["make", "-n", "study", "SCALE=gpu", "DATA=cifar10"], cwd=ROOT, capture_output=True, encoding="utf-8")
     assert "python -m sslnb study --scale gpu --data cifar10" in told.stdout
 
 
@@ -308,7 +308,7 @@ def unfinished(**other):
     "A run that was stopped."
     run = Run(TrainConfig(**SMALL | other))
     run.folder.mkdir(parents=True)
-    (run.folder / "config.json").write_text(to_json(run.config))
+    (run.folder / "config.json").write_text(to_json(run.config), "utf-8")
     return run
 
 
@@ -320,9 +320,9 @@ def damage_bit(run):
     data[-9] ^= 1
     path.write_bytes(data)
 def damage_gone(run): run.model_file(2).unlink()
-def damage_about(run): run.provenance_file.write_text("{")
-def damage_config(run): (run.folder / "config.json").write_text('{"method": "rotnet"}')
-def damage_swapped(run): (run.folder / "config.json").write_text(to_json(TrainConfig(**SMALL, seed=9)))
+def damage_about(run): run.provenance_file.write_text("{", "utf-8")
+def damage_config(run): (run.folder / "config.json").write_text('{"method": "rotnet"}', "utf-8")
+def damage_swapped(run): (run.folder / "config.json").write_text(to_json(TrainConfig(**SMALL, seed=9)), "utf-8")
 
 
 @pytest.mark.parametrize("damage", [damage_cut, damage_bit, damage_gone, damage_about, damage_config, damage_swapped])
@@ -336,7 +336,7 @@ def test_verify_finds_every_damage(damage, run):
 
 def test_store_lists_every_run(run):
     half = unfinished(seed=1)
-    (half.folder / "config.json").write_text("{")
+    (half.folder / "config.json").write_text("{", "utf-8")
     lines = sslnb("store").splitlines()
     assert any(line.startswith(f"{run.hash}  rotnet  digits") and line.endswith("finished") for line in lines)
     assert any(line.startswith(f"{half.hash}  ?") and line.endswith("unfinished") for line in lines)

@@ -21,7 +21,7 @@ def settings():
 
 
 def test_nbdev_3_finds_the_same_settings_in_pyproject():
-    ini, table = settings(), tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["nbdev"]
+    ini, table = settings(), tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["nbdev"]
     for key, value in table.items():
         plain = " ".join(value) if isinstance(value, list) else str(value)
         assert ini[key] == plain, key
@@ -30,11 +30,11 @@ def test_nbdev_3_finds_the_same_settings_in_pyproject():
 
 
 def test_version_is_written_once():
-    assert f'__version__ = "{settings()["version"]}"' in (ROOT / "sslnb" / "__init__.py").read_text()
+    assert f'__version__ = "{settings()["version"]}"' in (ROOT / "sslnb" / "__init__.py").read_text("utf-8")
 
 
 def test_every_pinned_requirement_has_a_range_or_pin_in_settings():
-    pins = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().split())
+    pins = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text("utf-8").split())
     required = [r for key in settings() if key.endswith("requirements") for r in settings()[key].split()]
     for requirement in required:
         assert re.split(r"[=<>]", requirement)[0] in pins, requirement

@@ -58,7 +58,7 @@ def reports(tmp_path):
 
 @pytest.fixture
 def soup(reports):
-    return BeautifulSoup(site.build_page().read_text(), "html.parser")
+    return BeautifulSoup(site.build_page().read_text("utf-8"), "html.parser")
 
 
 def texts(elements):
@@ -128,7 +128,7 @@ class Balanced(HTMLParser):
 
 
 def test_the_page_is_sound_html_that_needs_no_network(soup, reports):
-    html = (reports / "index.html").read_text()
+    html = (reports / "index.html").read_text("utf-8")
     parser = Balanced()
     parser.feed(html)
     assert not parser.open
@@ -298,5 +298,5 @@ def test_axe_finds_nothing(opened, axe, how):
 def test_the_command_says_where_the_page_is(reports):
     done = CliRunner().invoke(cli.cli, ["report"])
     assert done.exit_code == 0 and done.output.strip() == str(reports / "index.html")
-    pages = json.loads((reports / "pages.js").read_text().removeprefix("var pages = ").rstrip(";\n"))
+    pages = json.loads((reports / "pages.js").read_text("utf-8").removeprefix("var pages = ").rstrip(";\n"))
     assert pages == ["cifar10-gpu/01_small.html", "shapes-quick/05_small.html"] and all((reports / p).exists() for p in pages)
