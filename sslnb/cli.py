@@ -257,7 +257,9 @@ def execute(job: NotebookJob, made_from: dict, on_cell=None):
         copy = Path(job.copy.parent.name, job.copy.name)  # nobody else's folders: the copy is there to be shown
         nb.metadata.papermill |= {"input_path": shown(job.notebook.path), "output_path": str(copy)}
         text = nbformat.writes(nb).replace("](solutions/", f"]({_way_to_solutions(job)}/")
-        for name in folders_in(job.parameters): text = text.replace(json.dumps(name)[1:-1], json.dumps(public(name))[1:-1])
+        for name in folders_in(job.parameters):
+            for typed in (name, name.encode("unicode_escape").decode()):  # as data, and as papermill writes it into its cell
+                text = text.replace(json.dumps(typed, ensure_ascii=False)[1:-1], json.dumps(public(name), ensure_ascii=False)[1:-1])
         part.write_text(text, "utf-8")
     failed_copy(job.copy).unlink(missing_ok=True)
 

@@ -24,16 +24,16 @@ from . import data
 from .core import ROOT, SettingError, best_device, folder, replacing, to_json
 from .runs import Run, provenance
 
-# %% ../nbs/lib/report.ipynb #b6f6dc14
+# %% ../nbs/lib/report.ipynb #2bf5fc16
 def _public_name(name: str) -> str:
-    if not name.startswith("folder:"): return name
-    tree = Path(name[7:]).expanduser().resolve()
-    return f"folder:{tree.name}-{hashlib.sha256(str(tree).encode()).hexdigest()[:8]}"
+    "`data.public_name`, until that is there."
+    if not name.startswith("folder:") or re.fullmatch(r"folder:[^/\\]+@[0-9a-f]{8}", name): return name
+    tree = Path(name.removeprefix("folder:")).expanduser().resolve()
+    return f"folder:{tree.name}@{hashlib.sha256(str(tree).encode()).hexdigest()[:8]}"
 
 def public(name: str) -> str:
     "The name of a set (or of two, with an arrow) for records, file names and figures: a folder's own name and a digest, not its place."
-    known = r"folder:[^/\\]+-[0-9a-f]{8}"  # public already
-    return "->".join(p if re.fullmatch(known, p) else getattr(data, "public_name", _public_name)(p) for p in name.split("->"))
+    return "->".join(getattr(data, "public_name", _public_name)(part) for part in name.split("->"))
 
 def published(value: Any) -> Any:
     "A plain value with the names of all sets made `public`."
@@ -66,7 +66,7 @@ SEEDS = (0, 2**31 - 1)  # the first and the last seed
 UNITS = {"seconds": "s", "margin": "difference",
          **dict.fromkeys(["top1", "top2", "top3", "auc", "macro_f1", "weighted_f1", "knn_top1", "validation",
                          "confidence", "f1", "hungarian", "purity", "same_class", "overlap", "largest",
-                         "error", "map"], "fraction"),
+                         "error", "map", "map11", "mean_per_class"], "fraction"),
          **dict.fromkeys(["nmi", "nmi_before", "nmi_labels", "cka"], "0 to 1"),
          **dict.fromkeys(["empty", "effective"], "clusters"), "procrustes": "rms distance from the centre",
          "progress": "0 to 1", "flatness_rise": "nats", "flatness_recalibrated": "nats", "flatness_eigenvalue": "nats",

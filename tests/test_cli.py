@@ -3,6 +3,7 @@ import json
 import os
 import pty
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,9 +16,11 @@ import nbformat
 import pytest
 from click.testing import CliRunner
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from PIL import Image
 
 from sslnb import cli
 from sslnb.core import to_json
+from sslnb.data import DataError
 from sslnb.runs import CorruptFile, Run
 from sslnb.train import TrainConfig, pretrain
 
@@ -371,3 +374,124 @@ def test_prune_never_deletes_a_run_in_training(run, python):
     p.kill(), p.wait()
     sslnb("store", "prune", "--older-than", "-1", "--yes")
     with pytest.raises(CorruptFile): run.verify()
+
+
+# What is at hand may be anything: other people's repositories, full disks, other languages, files that lie about.
+
+def test_a_copy_of_the_project_inside_another_repository_has_no_commit(tmp_path):
+    inner = tmp_path / "outer" / "project"
+    shutil.copytree(ROOT / "sslnb", inner / "sslnb", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "settings.ini", inner)
+    for command in (["init", "-q"], ["add", "-A"], ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "theirs"]):
+        subprocess.run(["git", "-C", tmp_path / "outer", *command], check=True)
+    code = "from sslnb.core import ROOT; from sslnb.runs import commit; print(ROOT); print(commit())"
+    told = subprocess.run([sys.executable, "-c", code], cwd=inner, env=os.environ | {"PYTHONPATH": str(inner)}, capture_output=True,
+                          encoding="utf-8", check=True).stdout.splitlines()
+    assert told == [str(inner.resolve()), "unknown"]
+
+
+def test_relative_places_mean_the_same_to_the_command_and_to_its_kernels(write, tmp_path, monkeypatch):
+    write("01", "from sslnb import report, runs\nprint(report.reports(), runs.store_folder())")
+    monkeypatch.chdir(tmp_path)
+    for name, place in (("SSLNB_REPORTS", "r"), ("SSLNB_STORE", "s")): monkeypatch.setenv(name, place)
+    sslnb("run", "01", "--data", "digits")
+    copy = nbformat.read(tmp_path / "r" / "digits-quick" / "01_small.ipynb", 4)
+    assert copy.cells[3].outputs[0].text == f"{tmp_path / 'r'} {tmp_path / 's'}\n"
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    "pictures(name): a folder with a tiny image set."
+    def pictures(name, shade=0):
+        for split in ("train", "test"):
+            for c in "ab":
+                (tmp_path / name / split / c).mkdir(parents=True)
+                for i in range(3): Image.new("RGB", (8, 8), (shade, i, ord(c))).save(tmp_path / name / split / c / f"{i}.png")
+        return tmp_path / name
+    return pictures
+
+
+def test_where_a_folder_is_stays_private_and_two_folders_share_nothing(write, pictures, tmp_path, monkeypatch):
+    monkeypatch.setenv("SSLNB_DATA", str(tmp_path / "data"))
+    write("01", "print(dataset)\nfrom sslnb import data, report\nprint(len(data.load(dataset)))\n"
+                "report.record({'top1': 0.5}, paper='rotnet', item='x', method='x', dataset=dataset, scale=scale, setting={'on': [dataset]})")
+    monkeypatch.chdir(pictures("猫").parent), pictures("кошки")
+    for name in ("猫", "кошки"): sslnb("run", "01", "--data", f"folder:{name}")
+    copies = sorted((tmp_path / "reports").glob("*/01_small.ipynb"))
+    tables = sorted((tmp_path / "reports" / "records").glob("*.csv"))
+    assert len(copies) == len(tables) == 2
+    for path in (*copies, *tables):
+        text = path.read_text("utf-8")
+        assert str(tmp_path) not in text and re.search("folder:(猫|кошки)", text), path
+
+
+def test_the_stamp_covers_all_images_of_all_sets(pictures, tmp_path, monkeypatch):
+    monkeypatch.setenv("SSLNB_DATA", str(tmp_path / "data"))
+    place = pictures("mine")
+    before = cli.images_digest(f"folder:{place}")
+    Image.new("RGB", (8, 8), (9, 9, 9)).save(place / "test" / "a" / "0.png")
+    after = cli.images_digest(f"folder:{place}")
+    assert after != before
+    Image.new("RGB", (4, 9)).save(place / "test" / "a" / "0.png")  # another size than the others
+    assert cli.images_digest(f"folder:{place}") not in (before, after)
+    shutil.rmtree(place / "test")
+    with pytest.raises(DataError): cli.images_digest(f"folder:{place}")
+    sets = {nb.number: cli.sets_of(cli.job(nb, {"scale": "quick", "dataset": "shapes"})) for nb in cli.notebooks()}
+    assert sets["01"] == ["shapes"] and sets["03"] == ["shapes", "shapes-b"] and sets["05"] == ["digits", "shapes"]
+    assert sets["04"] == sets["07"] == ["shapes", "shapes-20"]
+    other = {"scale": "quick", "dataset": "shapes", "counterpart": "digits"}
+    assert cli.sets_of(cli.job(*cli.chosen(["03"]), other)) == ["digits", "shapes"]
+
+
+@pytest.mark.parametrize("text", ["1+2j", "1e999", "{1, 2}", "[1, 2j]", "b'x'"])
+def test_what_is_no_plain_value_is_no_parameter(text, write):
+    write("01")
+    assert text in sslnb("run", "01", "--data", "digits", "-p", "x", text, code=2)
+
+
+def test_what_the_system_refuses_is_one_line(write, monkeypatch):
+    write("01")
+    def full(*_): raise OSError(28, "No space left on device", "cache")
+    monkeypatch.setattr(cli, "images_digest", full)
+    told = sslnb("run", "01", "--data", "digits", code=1)
+    assert "No space left on device" in told and "Traceback" not in told
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"metadata": 3}', '{"metadata": {"sslnb": []}, "cells": [1, {}]}', "\xff"])
+def test_whatever_lies_in_the_place_of_a_copy_it_is_made_again(text, write, copies, instant):
+    write("01")
+    copies.mkdir(parents=True)
+    (copies / "01_small.ipynb").write_text(text, "latin-1")
+    sslnb("list", "--data", "digits")
+    assert study() == ["ok"] and study() == ["skipped"]
+
+
+def test_copies_of_a_notebook_beside_it_are_no_notebooks(write, tmp_path):
+    write("01")
+    shutil.copy(tmp_path / "nbs" / "01_small.ipynb", tmp_path / "nbs" / "01_small-Copy1.ipynb")
+    assert [nb.path.name for nb in cli.notebooks()] == ["01_small.ipynb"]
+    shutil.copy(tmp_path / "nbs" / "01_small.ipynb", tmp_path / "nbs" / "01_other.ipynb")
+    assert "have the number 01" in sslnb("list", code=2)
+    (tmp_path / "nbs" / "01_other.ipynb").write_text("{", "utf-8")
+    assert "01_other.ipynb is no notebook" in sslnb("list", code=2)
+
+
+def test_links_to_the_worked_answers_work_in_a_copy():
+    nb, = cli.chosen(["01"])
+    copy = ROOT / "reports" / "shapes-quick" / nb.path.name
+    way = cli._way_to_solutions(cli.NotebookJob(nb, {}, copy))
+    assert (copy.parent / way / nb.path.name).resolve() == (ROOT / "nbs" / "solutions" / nb.path.name).resolve()
+
+
+def test_another_language_and_another_encoding_change_nothing(tmp_path):
+    code = ("import warnings\nwarnings.filterwarnings('error', category=EncodingWarning, module=r'sslnb\\b')\n"
+            "from click.testing import CliRunner\nfrom sslnb import cli, report, site\n"
+            "report.record({'top1': .5}, paper='rotnet', item='x', method='é', dataset='猫', scale='quick')\n"
+            "assert report.records().dataset.tolist() == ['猫'] and cli.notebooks()[-1].needs == [f'{i:02d}' for i in range(1, 10)]\n"
+            "for command in (['list'], ['data'], ['store'], ['report']):\n"
+            "    done = CliRunner().invoke(cli.cli, command, catch_exceptions=False)\n    assert done.exit_code == 0, done.output\n"
+            "assert '猫' in (report.reports() / 'index.html').read_text('utf-8')\n")
+    env = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONWARNDEFAULTENCODING": "1"}
+    (tmp_path / "data").mkdir()
+    done = subprocess.run([sys.executable, "-c", code], env=env | {"SSLNB_DATA": str(tmp_path / "data")}, capture_output=True, encoding="utf-8")
+    assert done.returncode == 0, done.stderr[-3000:]
