@@ -197,7 +197,7 @@ def test_wrong_ending(root):
     paint(root / "zoo" / "train" / "bee" / "8.png", seed=3)
     (root / "zoo" / "train" / "bee" / "8.png").rename(root / "zoo" / "train" / "bee" / "8.jpg")
     assert len(load("zoo", root=root)) == 9  # what is inside counts
-    (root / "zoo" / "train" / "bee" / "9.jpg").write_text("a shopping list")
+    (root / "zoo" / "train" / "bee" / "9.jpg").write_text("a shopping list", "utf-8")
     with pytest.raises(DataError, match="9.jpg: cannot be read as an image"): load("zoo", root=root)
 
 
@@ -218,11 +218,11 @@ def test_no_image(root, make, words, flat):
 
 def test_stray_files(root):
     train = root / "zoo" / "train"
-    (train / ".DS_Store").write_text("ignored")
-    (train / "ant" / "._0.png").write_text("ignored")
-    (root / "zoo" / "README").write_text("beside the splits anything may lie")
+    (train / ".DS_Store").write_text("ignored", "utf-8")
+    (train / "ant" / "._0.png").write_text("ignored", "utf-8")
+    (root / "zoo" / "README").write_text("beside the splits anything may lie", "utf-8")
     assert len(load("zoo", root=root)) == 8
-    (train / "ant" / "notes.txt").write_text("no image")
+    (train / "ant" / "notes.txt").write_text("no image", "utf-8")
     with pytest.raises(DataError, match="notes.txt"): load("zoo", root=root)
     (train / "ant" / "notes.txt").rename(train / "notes.txt")
     with pytest.raises(DataError, match="notes.txt"): load("zoo", root=root)
@@ -274,7 +274,7 @@ def test_images_without_labels(tmp_path):
         assert len(images) == 3 and images.labels.tolist() == [-1] * 3 and images.n_classes == 0 and images.name.endswith("/train")
         assert len(images.sample(2, seed=0)) == 2 and len(images.split(0.34, seed=0)[1]) == 1
         with pytest.raises(DataError, match="no split 'test'; it has: train"): load(**where, split="test", root=tmp_path)
-    (tmp_path / "flat" / "notes.txt").write_text("no image")
+    (tmp_path / "flat" / "notes.txt").write_text("no image", "utf-8")
     with pytest.raises(DataError, match="notes.txt"): load("flat", root=tmp_path)
     for split in ("train", "val"): paint(tmp_path / "parts" / split / "0.png")
     assert load("parts", "val", root=tmp_path).labels.tolist() == [-1]
@@ -356,7 +356,7 @@ def test_cache_elsewhere(root, monkeypatch, tmp_path):
     first = load("zoo", root=root).fingerprint
     assert (tmp_path / "fast disk" / "zoo-train").is_dir() and not (root / "cache").exists()
     assert load("zoo", root=root).fingerprint == first and data.cache_folder(root) == tmp_path / "fast disk"
-    (tmp_path / "file").write_text("")
+    (tmp_path / "file").write_text("", "utf-8")
     monkeypatch.setenv("SSLNB_CACHE", str(tmp_path / "file"))
     with pytest.raises(DataError, match="file .*set SSLNB_CACHE to a folder where you may write"): load("zoo", root=root)
 
@@ -395,10 +395,10 @@ def test_a_lock_is_not_waited_for_in_silence(root, tmp_path):
     process = fork.Process(target=impatient_load, args=(root, log))
     with FileLock(lock):
         process.start()
-        while not (log.exists() and log.read_text().endswith("\n")): time.sleep(0.01)
+        while not (log.exists() and log.read_text("utf-8").endswith("\n")): time.sleep(0.01)
         assert process.is_alive() and not (root / "cache" / "zoo-train").exists()
     process.join(60)
-    said = log.read_text()
+    said = log.read_text("utf-8")
     assert process.exitcode == 0 and (root / "cache" / "zoo-train").is_dir()
     assert said.count("waiting for the decoding of zoo/train") == 1 and str(lock) in said and "delete that file" in said
 
@@ -476,13 +476,13 @@ def test_every_class_has_a_chance():
 
 
 def test_official_ids(root):
-    (root / "zoo" / "classes.txt").write_text("30 ant\n4 bee\n")
+    (root / "zoo" / "classes.txt").write_text("30 ant\n4 bee\n", "utf-8")
     assert load("zoo", root=root).classes == ("bee", "ant")
     ants = load("zoo", root=root, classes=[30])
     assert ants.classes == ("ant",) and ants.labels.tolist() == [0] * 4
     for wrong in ([5], [30, 30], []):
         with pytest.raises(DataError, match=r"\[4, 30\]"): load("zoo", root=root, classes=wrong)
-    (root / "zoo" / "classes.txt").write_text("30 ant\n4 bee\n5 cat\n")
+    (root / "zoo" / "classes.txt").write_text("30 ant\n4 bee\n5 cat\n", "utf-8")
     with pytest.raises(DataError, match="cat"): load("zoo", root=root)
 
 
@@ -509,7 +509,7 @@ def missing(place): (place / "pixels.npy").unlink()
 def other_labels(place): np.save(place / "labels.npy", np.zeros(8, np.int64))
 def other_shape(place): np.save(place / "pixels.npy", np.load(place / "pixels.npy").reshape(8, 3, 8, 32))
 def half_meta(place): os.truncate(place / "meta.json", 20)
-def other_meta(place): (place / "meta.json").write_text("[1]")
+def other_meta(place): (place / "meta.json").write_text("[1]", "utf-8")
 def flip(place):
     with open(place / "pixels.npy", "r+b") as f:
         f.seek(-100, os.SEEK_END)
@@ -535,10 +535,10 @@ def slow_load(root, log, seconds):
     decode = data._decode
     def slow(path):
         time.sleep(seconds)
-        with open(log, "a") as f: f.write(f"{os.getpid()}\n")
+        with open(log, "a", encoding="utf-8") as f: f.write(f"{os.getpid()}\n")
         return decode(path)
     data._decode = slow
-    Path(f"{log}.{os.getpid()}").write_text(load("zoo", root=root).fingerprint)
+    Path(f"{log}.{os.getpid()}").write_text(load("zoo", root=root).fingerprint, "utf-8")
 
 
 def test_kill_while_decoding(root, tmp_path):
@@ -574,9 +574,9 @@ def test_two_processes_build_once(root, tmp_path):
     both = [fork.Process(target=slow_load, args=(root, log, 0.05)) for _ in range(2)]
     for process in both: process.start()
     for process in both: process.join()
-    answers = {Path(f"{log}.{process.pid}").read_text() for process in both}
+    answers = {Path(f"{log}.{process.pid}").read_text("utf-8") for process in both}
     assert answers == {load("zoo", root=root).fingerprint}
-    assert len(set(log.read_text().split())) == 1  # the other one waited
+    assert len(set(log.read_text("utf-8").split())) == 1  # the other one waited
 
 
 def test_failed_build_spares_the_old_cache_of_another_split(root):
@@ -646,7 +646,7 @@ def test_archive_layouts(tmp_path, monkeypatch):
     large = np.random.default_rng(0).integers(0, 256, (10, 3, 96, 96), dtype=np.uint8)
     for part in ("test_X", "unlabeled_X"): large.transpose(0, 1, 3, 2).tofile(stl / f"{part}.bin")
     np.arange(1, 11, dtype=np.uint8).tofile(stl / "test_y.bin")
-    (stl / "class_names.txt").write_text("\n".join(f"class {i}" for i in range(10)))
+    (stl / "class_names.txt").write_text("\n".join(f"class {i}" for i in range(10)), "utf-8")
 
     for name, split, expected in (("cifar10", "test", pixels), ("cifar100", "test", pixels),
                                   ("stl10", "test", large), ("stl10", "unlabeled", large)):
@@ -678,7 +678,7 @@ def test_unpack(tmp_path, capsys):
     pack(packs / "stl10-subset.zip", ["train/a/0.webp", "test/a/1.webp"])
     pack(packs / "cifar10-test.zip", ["test/a/0.webp"])  # two of its three packs are missing
     digest = hashlib.sha256((packs / "stl10-subset.zip").read_bytes()).hexdigest()
-    (packs / "SHA256SUMS").write_text(f"{digest}  stl10-subset.zip\n")
+    (packs / "SHA256SUMS").write_text(f"{digest}  stl10-subset.zip\n", "utf-8")
     script["main"](packs, dest)
     assert sorted(p.name for p in dest.iterdir()) == ["stl10-subset"]
     assert (dest / "stl10-subset" / "train" / "a" / "0.webp").exists()
@@ -695,15 +695,15 @@ def test_unpack_into_the_data_folder(tmp_path):
     packs.mkdir()
     pack(packs / "stl10-subset.zip", ["train/a/0.webp"])
     digest = hashlib.sha256((packs / "stl10-subset.zip").read_bytes()).hexdigest()
-    (packs / "SHA256SUMS").write_text(f"{digest}  stl10-subset.zip\n")
+    (packs / "SHA256SUMS").write_text(f"{digest}  stl10-subset.zip\n", "utf-8")
     left = dest / ".stl10-subset.unpacking-x"
     left.mkdir(parents=True)
     os.utime(left, (0, 0))
-    run = partial(subprocess.run, [sys.executable, ROOT / "data" / "unpack.py", packs], capture_output=True, text=True)
+    run = partial(subprocess.run, [sys.executable, ROOT / "data" / "unpack.py", packs], capture_output=True, text=True, encoding="utf-8")
     done = run(env=os.environ | {"SSLNB_DATA": str(dest)})
     assert done.returncode == 0 and str(dest) in done.stdout
     assert [p.name for p in dest.iterdir()] == ["stl10-subset"]
-    (tmp_path / "file").write_text("")
+    (tmp_path / "file").write_text("", "utf-8")
     done = run(env=os.environ | {"SSLNB_DATA": str(tmp_path / "file")})
     assert done.returncode == 1 and done.stderr.count("\n") == 1 and "file" in done.stderr
 
