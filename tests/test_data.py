@@ -1,5 +1,5 @@
 """Faults that a notebook cell cannot show: damaged files, killed and competing processes; the real sets."""
-import hashlib, multiprocessing, os, pickle, resource, runpy, signal, subprocess, sys, time, warnings, zipfile
+import hashlib, multiprocessing, os, pickle, resource, runpy, signal, struct, subprocess, sys, time, warnings, zipfile
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -95,10 +95,10 @@ def test_other_depths(root):
 
 def twelve_bits(path):
     "A TIFF file of 16×2 grey pixels with 12 bits each."
-    entries = [(256, 4, 16), (257, 4, 2), (258, 3, 12), (259, 3, 1), (262, 3, 1), (273, 4, 122), (277, 3, 1), (278, 4, 2), (279, 4, 48)]
+    entries = [(256, 4, 16), (257, 4, 2), (258, 3, 12), (259, 3, 1), (262, 3, 1),
+               (273, 4, 122), (277, 3, 1), (278, 4, 2), (279, 4, 48)]
     head = b"II*\0" + (8).to_bytes(4, "little") + len(entries).to_bytes(2, "little")
-    table = b"".join(tag.to_bytes(2, "little") + kind.to_bytes(2, "little") + (1).to_bytes(4, "little") + value.to_bytes(4, "little")
-                     for tag, kind, value in entries)
+    table = b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in entries)
     path.write_bytes(head + table + bytes(4) + b"\xff" * 48)
 
 
@@ -144,7 +144,7 @@ PICTURES = {  # name: (the image, how to save it, what is to be seen)
     "16 bits.png": (Image.fromarray(GREY.astype(np.uint16) * 257), {}, GREY),
     "16 bits.tiff": (Image.fromarray(GREY.astype(np.uint16) * 257), {}, GREY),
     "16 bits.pgm": (Image.fromarray(GREY.astype(np.uint16) * 257), {}, GREY),
-    "16 bits rounded.png": (Image.fromarray((GREY.astype(np.int32) * 257 + np.where(GREY < 255, 100, -100)).astype(np.uint16)), {}, GREY),
+    "16 bits rounded.png": (Image.fromarray(GREY.astype(np.uint16) * 257 + np.where(GREY < 255, 100, 0).astype(np.uint16)), {}, GREY),
     "transparent 16 bits.png": (Image.fromarray(GREY.astype(np.uint16) * 257), {"transparency": 17 * 257}, CUT),
     "cmyk.tiff": (rgb(GREY).convert("CMYK"), {}, GREY),
     "animated.gif": (palette(), {"save_all": True, "append_images": [Image.new("P", (16, 16))]}, GREY),
@@ -174,7 +174,8 @@ def test_print_colours_of_a_jpeg(tmp_path):
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("suffix, options", [("jpg", {"quality": 100, "subsampling": 0}), ("png", {}), ("webp", {"lossless": True}), ("tiff", {})])
+@pytest.mark.parametrize("suffix, options", [("jpg", {"quality": 100, "subsampling": 0}), ("png", {}),
+                                             ("webp", {"lossless": True}), ("tiff", {})])
 def test_camera_held_sideways(tmp_path, suffix, options, orientation):
     upright = Image.new("RGB", (32, 16), "white")
     upright.paste((255, 0, 0), (0, 0, 16, 8))
@@ -206,7 +207,8 @@ def link(path): path.symlink_to("nowhere")
 def pipe(path): os.mkfifo(path)
 
 
-@pytest.mark.parametrize("make, words", [(folder, "a folder where an image belongs"), (link, "a broken link where"), (pipe, "no file where")])
+@pytest.mark.parametrize("make, words", [(folder, "a folder where an image belongs"), (link, "a broken link where"),
+                                         (pipe, "no file where")])
 @pytest.mark.parametrize("flat", [False, True])
 def test_no_image(root, make, words, flat):
     place = root / "zoo" / "train" / "bee"
@@ -271,7 +273,7 @@ def test_images_without_labels(tmp_path):
     for i in range(3): paint(tmp_path / "flat" / f"{i}.jpg", seed=i)
     for where in (dict(name="flat"), dict(name=f"folder:{tmp_path}/flat")):
         images = load(**where, root=tmp_path)
-        assert len(images) == 3 and images.labels.tolist() == [-1] * 3 and images.n_classes == 0 and images.name.endswith("/train")
+        assert images.labels.tolist() == [-1] * 3 and images.n_classes == 0 and images.name.endswith("/train")
         assert len(images.sample(2, seed=0)) == 2 and len(images.split(0.34, seed=0)[1]) == 1
         with pytest.raises(DataError, match="no split 'test'; it has: train"): load(**where, split="test", root=tmp_path)
     (tmp_path / "flat" / "notes.txt").write_text("no image", "utf-8")
@@ -332,7 +334,8 @@ def test_unreadable_neighbours(shared):
     assert "private: cannot be read (Permission denied)" in nobody(lambda: fingerprint("private"))[0]
     assert "val: cannot be read (Permission denied)" in nobody(lambda: fingerprint("zoo", "val"))[0]
     assert "no folder" in nobody(lambda: fingerprint(f"folder:{shared}/private/deep"))[0]
-    assert nobody(lambda: is_there("zoo", root=shared) and not is_there("private", root=shared) and not is_there("zoo", "val", root=shared))[0]
+    asked = [("zoo", "train"), ("private", "train"), ("zoo", "val")]
+    assert nobody(lambda: [is_there(*what, root=shared) for what in asked])[0] == [True, False, False]
     (shared / "zoo" / "train" / "ant" / "0.png").chmod(0)
     os.utime(shared / "zoo" / "train" / "ant" / "0.png")
     assert "0.png: cannot be read" in nobody(lambda: fingerprint("zoo"))[0]
@@ -348,7 +351,8 @@ def test_cache_closed_to_writing(shared):
     assert "no place for decoded sets" in answer and "SSLNB_CACHE" in answer and said == []
     mine.mkdir(), mine.chmod(0o777)
     answer, said = nobody(lambda: (fingerprint("test"), fingerprint("test")))
-    assert answer == (fingerprint("test"),) * 2 and len(said) == 1 and str(shared / "cache") in said[0] and "SSLNB_CACHE" in said[0]
+    assert answer == (fingerprint("test"),) * 2
+    assert len(said) == 1 and str(shared / "cache") in said[0] and "SSLNB_CACHE" in said[0]
 
 
 def test_cache_elsewhere(root, monkeypatch, tmp_path):
@@ -413,8 +417,9 @@ print(ascii(data.load("zoo", root=sys.argv[1]).classes), data._drawn("shapes", "
 
 def test_text_is_utf8_whatever_the_locale(root):
     (root / "zoo" / "classes.txt").write_text("\ufeffant Ameise\nbee Bärchen, Apis\n", "utf-8")
-    plain = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0", "PYTHONWARNINGS": "error::EncodingWarning:sslnb.data"}
-    done = subprocess.run([sys.executable, "-X", "warn_default_encoding", "-c", ASCII, root], env=os.environ | plain, capture_output=True)
+    plain = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0", "PYTHONWARNDEFAULTENCODING": "1",
+             "PYTHONWARNINGS": "error::EncodingWarning:sslnb.data"}
+    done = subprocess.run([sys.executable, "-c", ASCII, root], env=os.environ | plain, capture_output=True)
     assert done.returncode == 0 and ascii("Bärchen")[1:-1].encode() in done.stdout, done.stderr
     (root / "zoo" / "classes.txt").write_bytes("ant Ameise\nbee Bärchen\n".encode("latin-1"))
     with pytest.raises(DataError, match="classes.txt: cannot be read as UTF-8"): load("zoo", root=root)
@@ -436,7 +441,8 @@ def test_other_images_have_other_stored_results(root):
     def kept(images): return cached(measure, {"images": images}, lambda: measure(images))
     noise = torch.full_like(images.pixels, 9)
     for some in (images, replace(images, pixels=noise), replace(images, labels=1 - images.labels), images[1:],
-                 replace(images[1:], pixels=noise[1:]), replace(images.to("cpu"), pixels=noise + 1), Images.from_arrays(noise, images.labels * 0)):
+                 replace(images[1:], pixels=noise[1:]), replace(images.to("cpu"), pixels=noise + 1),
+                 Images.from_arrays(noise, images.labels * 0)):
         assert kept(some) == kept(some) == measure(some)
 
 
@@ -451,9 +457,10 @@ def test_the_fingerprint_is_computed_once(root, monkeypatch):
 
 
 def test_part_of_cifar100_does_not_pass_for_it(tmp_path):
-    for i in range(4): paint(tmp_path / "cifar100-20c" / ("train" if i < 2 else "test") / "ab"[i % 2] / f"{i}.png", seed=i)
+    for i in range(2): paint(tmp_path / "cifar100-20c" / "train" / "ab"[i] / f"{i}.png", seed=i)
     for options in ({}, {"classes": [0]}):
-        with pytest.raises(DataError, match="cifar100 is not there.*cifar100-20c is the name"): load("cifar100", root=tmp_path, **options)
+        with pytest.raises(DataError, match="cifar100 is not there.*cifar100-20c is the name"):
+            load("cifar100", root=tmp_path, **options)
     assert not is_there("cifar100", root=tmp_path) and load("cifar100-20c", root=tmp_path).name == "cifar100-20c/train"
 
 
@@ -699,7 +706,8 @@ def test_unpack_into_the_data_folder(tmp_path):
     left = dest / ".stl10-subset.unpacking-x"
     left.mkdir(parents=True)
     os.utime(left, (0, 0))
-    run = partial(subprocess.run, [sys.executable, ROOT / "data" / "unpack.py", packs], capture_output=True, text=True, encoding="utf-8")
+    script = [sys.executable, ROOT / "data" / "unpack.py", packs]
+    run = partial(subprocess.run, script, capture_output=True, encoding="utf-8")
     done = run(env=os.environ | {"SSLNB_DATA": str(dest)})
     assert done.returncode == 0 and str(dest) in done.stdout
     assert [p.name for p in dest.iterdir()] == ["stl10-subset"]
