@@ -48,7 +48,8 @@ BLOCK = 2**18      # numbers in an intermediate result on a CPU
 GPU_BLOCKS = 2**7  # a GPU has no such cache, and needs more numbers to be busy: so many times as many
 
 def _blocks(x, width):
-    "The rows of `x` in parts of at most `BLOCK` numbers (on a GPU `GPU_BLOCKS` times that), where each row makes `width` of them."
+    """The rows of `x` in parts of at most `BLOCK` numbers (on a GPU `GPU_BLOCKS` times that), where each row makes
+    `width` of them."""
     return x.split(max(1, BLOCK * (GPU_BLOCKS if x.is_cuda else 1) // width))
 
 # %% ../nbs/lib/clustering.ipynb #3951b41a
@@ -90,12 +91,13 @@ def _project(x, mean, components, scale):
     return (x - mean) @ components.T / scale
 
 def _check_room(x):
-    "`SettingError` where the matrix of `_principal`, its eigenvectors and what finding them takes do not fit into the memory."
+    """`SettingError` where the matrix of `_principal`, its eigenvectors and what finding them takes do not fit into the
+    memory."""
     side = min(x.shape)
     needed, free = 3 * 8 * side**2, free_memory(x.device)
     if needed > free:
-        raise SettingError(f"the principal components of {len(x)} points with {x.shape[1]} features need {needed / 1e9:.1f} GB, "
-                           f"{free / 1e9:.1f} GB are free: take fewer points")
+        raise SettingError(f"the principal components of {len(x)} points with {x.shape[1]} features need "
+                           f"{needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free: take fewer points")
 
 def _rank(x, variance):
     "In how many directions the points vary by more than float32 rounds them, D roundings to a direction."
@@ -103,7 +105,8 @@ def _rank(x, variance):
     return min(len(x) - 1, int((variance > x.shape[1] * torch.finfo(x.dtype).eps ** 2 * largest).sum()))
 
 def _principal(x):
-    "Mean (D), variances along the axes (the largest first), eigenvectors for `_axes`, in double precision; and the rank."
+    """Mean (D), variances along the axes (the largest first), eigenvectors for `_axes`, in double precision; and the
+    rank."""
     _check_room(x)
     mean = x.mean(0, dtype=torch.float64)
     symmetric = _gram if x.shape[1] > len(x) else _covariance
@@ -120,8 +123,8 @@ def _pca(x, d, mean, variance, vectors, whiten):
 @version(1)
 def pca(x: Tensor, d: int, whiten: bool = True) -> PCA:
     """The principal components of `x` (N×D), `d` of them; with `whiten` each of variance 1. Exact (eigenvectors of the
-    covariance or the Gram matrix, in double precision). `SettingError`: `d` above D or the rank; constant, NaN or infinite
-    features; more memory than there is."""
+    covariance or the Gram matrix, in double precision). `SettingError`: `d` above D or the rank; constant, NaN or
+    infinite features; more memory than there is."""
     x = _varied(x)
     *found, rank = _principal(x)
     if not 1 <= d <= rank:
@@ -130,11 +133,12 @@ def pca(x: Tensor, d: int, whiten: bool = True) -> PCA:
 
 @version(1)
 def pca_at_most(x: Tensor, d: int) -> PCA:
-    """`pca(x, d)`, whitened, or as many components as the points vary in where those are fewer, with a warning. `SettingError`
-    as in `pca`."""
+    """`pca(x, d)`, whitened, or as many components as the points vary in where those are fewer, with a warning.
+    `SettingError` as in `pca`."""
     x = _varied(x)
     *found, rank = _principal(x)
-    if d < 1 or not rank: raise SettingError(f"d = {d}, rank {rank}: both must be at least 1 (rank 0: the encoder has collapsed)")
+    if d < 1 or not rank:
+        raise SettingError(f"d = {d}, rank {rank}: both must be at least 1 (rank 0: the encoder has collapsed)")
     if d > rank: warnings.warn(f"the features vary in fewer than {d} directions: all of those are used")
     return _pca(x, min(d, rank), *found, whiten=True)
 
@@ -291,8 +295,8 @@ def purity(labels: Tensor, clusters: Tensor) -> float:
 # %% ../nbs/lib/clustering.ipynb #9cc88441
 @version(1)
 def on_sphere(x: Tensor, d: int) -> Tensor:
-    """`d` principal components of `x` (N×D), whitened, each point scaled to length 1: N×d (Caron et al. 2018, §3.3). Fewer where
-    `x` varies in fewer directions, with a warning (`pca_at_most`)."""
+    """`d` principal components of `x` (N×D), whitened, each point scaled to length 1: N×d (Caron et al. 2018, §3.3).
+    Fewer where `x` varies in fewer directions, with a warning (`pca_at_most`)."""
     return F.normalize(pca_at_most(x, d).projected)
 
 # %% ../nbs/lib/clustering.ipynb #2a266b58

@@ -44,8 +44,8 @@ BLOCK = 1 << 24  # cosines held at a time: 64 MB
 
 @version(1)
 def neighbours(x: Tensor, queries: Tensor, k: int, own: Tensor | None = None) -> Tensor:
-    """Places in `x` (N×D) of the `k` nearest by cosine of each of `queries` (M×D), nearest first: M×k. `own` (M):
-    the place in `x` of each query, which is left out. Computed and returned where `x` is. `SettingError`: k not below N,
+    """Places in `x` (N×D) of the `k` nearest by cosine of each of `queries` (M×D), nearest first: M×k. `own` (M): the
+    place in `x` of each query, which is left out. Computed and returned where `x` is. `SettingError`: k not below N,
     NaN, a collapsed `x`, places out of range."""
     _check_cloud(x, "x")
     _check(queries, "queries")
@@ -112,8 +112,8 @@ def procrustes(x: Tensor, y: Tensor) -> float:
 @version(1)
 def cka(x: Tensor, y: Tensor) -> float:
     """Linear centred kernel alignment of `x` (N×D) and `y` (N×D'), from 0 (unrelated) to 1 (equal but for a turn, a
-    shift and a scale) (Kornblith et al. 2019). In feature space, O(N·(D+D')²), or where there are fewer images than features
-    by the Gram matrices, O(N²·(D+D')). `SettingError`: other N, NaN, a collapsed embedding."""
+    shift and a scale) (Kornblith et al. 2019). In feature space, O(N·(D+D')²), or where there are fewer images than
+    features by the Gram matrices, O(N²·(D+D')). `SettingError`: other N, NaN, a collapsed embedding."""
     _check_pair(x, y)
     x, y = _centred(x), _centred(y.to(x.device))
     if len(x) < max(x.shape[1], y.shape[1]):
@@ -124,16 +124,17 @@ def cka(x: Tensor, y: Tensor) -> float:
 # %% ../nbs/lib/embedding.ipynb #6c17eb2b
 @version(1)
 def channel_deviation(z: Tensor) -> float:
-    """Mean over channels of the standard deviation of z/‖z‖ (`z` N×D), in units of 1/√D: 1 where all directions are used, 0 where
-    all N are the same. `SettingError`: NaN, not N×D."""
+    """Mean over channels of the standard deviation of z/‖z‖ (`z` N×D), in units of 1/√D: 1 where all directions are
+    used, 0 where all N are the same. `SettingError`: NaN, not N×D."""
     _check(z, "z")
     return F.normalize(z.float()).std(0, unbiased=False).mean().item() * math.sqrt(z.shape[1])
 
 # %% ../nbs/lib/embedding.ipynb #aff3b022
 @version(1)
 def effective_rank(x: Tensor) -> float:
-    """How many directions the variation of `x` (N×D) fills: exp of the entropy of the shares of its singular values, after
-    centring (Roy and Vetterli 2007). From 1 to min(N−1, D); 0 where all embeddings are the same. `SettingError`: NaN, not N×D."""
+    """How many directions the variation of `x` (N×D) fills: exp of the entropy of the shares of its singular values,
+    after centring (Roy and Vetterli 2007). From 1 to min(N−1, D); 0 where all embeddings are the same. `SettingError`:
+    NaN, not N×D."""
     _check(x, "x")
     x, size = x.double() - x.double().mean(0), x.double().norm()
     values = torch.linalg.svdvals(x)
@@ -145,7 +146,7 @@ def _principal_axes(x):
     "Positions on the first two principal components (N×2, NumPy), with a spread of 1 on the first; signs are fixed."
     x = _centred(x.cpu())
     if x.shape[1] <= len(x): axes = torch.linalg.eigh(x.T @ x).eigenvectors[:, -2:].flip(1)
-    else: axes = F.normalize(x.T @ torch.linalg.eigh(x @ x.T).eigenvectors[:, -2:].flip(1), dim=0)  # the same, see clustering
+    else: axes = F.normalize(x.T @ torch.linalg.eigh(x @ x.T).eigenvectors[:, -2:].flip(1), dim=0)  # as in clustering
     axes = axes * axes.gather(0, axes.abs().argmax(0, keepdim=True)).sign()  # the largest entry is positive
     at = x @ axes
     return (at / at[:, 0].std()).float().numpy()

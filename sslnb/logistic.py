@@ -286,7 +286,8 @@ def accuracy(predicted: Tensor, y: Tensor) -> Tensor:
 
 @version(1)
 def mean_per_class(predicted: Tensor, y: Tensor) -> Tensor:
-    "The mean (0 to 1, float64, a scalar) over the classes that `y` (N) has of the share of theirs that is `predicted` (N)."
+    """The mean (0 to 1, float64, a scalar) over the classes that `y` (N) has of the share of theirs that is `predicted`
+    (N)."""
     _, at, size = y.unique(return_inverse=True, return_counts=True)
     right = torch.zeros(len(size), dtype=torch.float64, device=y.device).index_add_(0, at, (predicted == y).double())
     return (right / size).mean()
@@ -301,9 +302,9 @@ class LogisticProbe(NamedTuple):
 @version(1)
 def logistic_probe(x: Tensor, y: Tensor, x_val: Tensor, y_val: Tensor, x_test: Tensor, *, n_classes: int, Cs=CS,
                    measure: Callable = accuracy) -> LogisticProbe:
-    """Logistic regression on `x` (N×D, labels `y`) with the C of `Cs` that has the highest `measure` (of the classes predicted and
-    true) on `x_val`, `y_val` (of equals the smallest), fitted again to both together and applied to `x_test` (M×D).
-    `SettingError` as in `fit`."""
+    """Logistic regression on `x` (N×D, labels `y`) with the C of `Cs` that has the highest `measure` (of the classes
+    predicted and true) on `x_val`, `y_val` (of equals the smallest), fitted again to both together and applied to
+    `x_test` (M×D). `SettingError` as in `fit`."""
     both, labels = torch.cat([x, x_val]), torch.cat([y, y_val])
     _check_strengths(Cs)
     check_samples(both, labels, n_classes)
@@ -315,7 +316,8 @@ def logistic_probe(x: Tensor, y: Tensor, x_val: Tensor, y_val: Tensor, x_test: T
 
 # %% ../nbs/lib/logistic.ipynb #8361aded
 def _curve(scores, has):
-    "In the order of the `scores`, after each group of equal ones: samples so far that have the label, and samples so far."
+    """In the order of the `scores`, after each group of equal ones: samples so far that have the label, and samples so
+    far."""
     order = scores.argsort(descending=True)
     scores, hits = scores[order], has[order].double().cumsum(0)
     last = torch.cat([scores[1:] != scores[:-1], has.new_ones(1)]).nonzero()[:, 0]  # of equal scores
@@ -324,7 +326,8 @@ def _curve(scores, has):
 def _area(hits, n): return (hits.diff(prepend=hits.new_zeros(1)) * hits / n).sum() / hits[-1]
 
 def _eleven(hits, n):
-    reached = 10 * hits >= torch.arange(11, device=hits.device)[:, None] * hits[-1]  # in whole numbers: recall ≥ 0, 0.1, …
+    tenths = torch.arange(11, device=hits.device)[:, None]
+    reached = 10 * hits >= tenths * hits[-1]  # in whole numbers: recall ≥ 0, 0.1, …, 1
     return torch.where(reached, hits / n, 0).amax(1).mean()
 
 def _each_label(of_curve, scores, y):
@@ -341,8 +344,8 @@ def average_precision(scores: Tensor, y: Tensor) -> Tensor:
 
 @version(1)
 def average_precision_11(scores: Tensor, y: Tensor) -> Tensor:
-    """Average precision as the VOC challenge of 2007 defines it (Everingham et al. 2010, §4.2), the mean of 11 points of the curve.
-    The rest as in `average_precision`."""
+    """Average precision as the VOC challenge of 2007 defines it (Everingham et al. 2010, §4.2), the mean of 11 points
+    of the curve. The rest as in `average_precision`."""
     return _each_label(_eleven, scores, y)
 
 def _check_labels(y, where, needed):
@@ -376,9 +379,10 @@ class LabelsProbe(NamedTuple):
 @version(1)
 def labels_probe(x: Tensor, y: Tensor, x_val: Tensor, y_val: Tensor, x_test: Tensor, *, Cs=CS,
                  measure: Callable = average_precision) -> LabelsProbe:
-    """One logistic regression per label of `y` (N×L: 1 has it, 0 has it not, −1 left out) against the rest, each with the C of
-    `Cs` of the highest `measure` (of scores and labels) on `x_val`, `y_val` (of equals the smallest), fitted again to both
-    together and applied to `x_test` (M×D). `SettingError` as in `fit_labels`, and for a label that none has in `y_val`."""
+    """One logistic regression per label of `y` (N×L: 1 has it, 0 has it not, −1 left out) against the rest, each with
+    the C of `Cs` of the highest `measure` (of scores and labels) on `x_val`, `y_val` (of equals the smallest), fitted
+    again to both together and applied to `x_test` (M×D). `SettingError` as in `fit_labels`, and for a label that none
+    has in `y_val`."""
     both, labels, Cs = torch.cat([x, x_val]), torch.cat([y, y_val]), sorted(Cs)
     _check_strengths(Cs)
     _check_features(both, labels)

@@ -226,9 +226,9 @@ def frozen(model: nn.Module):
 @version(1)
 @torch.no_grad()
 def outputs(model: nn.Module, fn, images, size: int | None = None) -> Tensor:
-    """`fn` (float images in [0,1] to N×D) of all `images` (a `data.Images`), `size` at a time (default: 200 on a CPU, more on a
-    GPU): N×D, float32, where `model` is if they fit into half of the memory that is free there, else on the CPU. Meanwhile
-    `model` is `frozen`: no image's result depends on its neighbours."""
+    """`fn` (float images in [0,1] to N×D) of all `images` (a `data.Images`), `size` at a time (default: 200 on a CPU,
+    more on a GPU): N×D, float32, where `model` is if they fit into half of the memory that is free there, else on the
+    CPU. Meanwhile `model` is `frozen`: no image's result depends on its neighbours."""
     device, found, n = next(model.parameters()).device, None, 0
     size = size or (200 if device.type == "cpu" else max(1, 2**24 // images.pixels[0].numel()))  # fills a GPU
     with frozen(model), autocast(fast_precision(device), device):
@@ -244,7 +244,8 @@ def outputs(model: nn.Module, fn, images, size: int | None = None) -> Tensor:
 
 @version(1)
 def features(encoder: Encoder, images, stage: int = -1) -> Tensor:
-    "The features (N×D, float32, where `outputs` leaves them) of `images` after `stage` of the encoder (default: the last)."
+    """The features (N×D, float32, where `outputs` leaves them) of `images` after `stage` of the encoder (default: the
+    last)."""
     return outputs(encoder, lambda x: encoder.layers(x)[stage], images)
 
 # %% ../nbs/lib/models.ipynb #4286cfb3
