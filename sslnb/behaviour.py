@@ -9,7 +9,7 @@ __all__ = ['tensor_digest', 'digest_of', 'plain', 'version', 'behaviour_of', 'ar
 import dataclasses, dis, functools, hashlib, inspect, json, sys, sysconfig, types
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -44,7 +44,7 @@ def plain(value: Any) -> Any:
     if isinstance(value, np.ndarray): value = torch.from_numpy(np.ascontiguousarray(value))
     if isinstance(value, Tensor): return "tensor " + tensor_digest({"": value})[:16]
     if isinstance(value, torch.Generator): return "generator " + tensor_digest({"": value.get_state()})[:16]
-    if isinstance(value, nn.Module): return [behaviour_of(type(value)), digest_of(value)[:16], repr(value)]
+    if isinstance(value, nn.Module): return [behaviour_of(*{type(m) for m in value.modules()}), digest_of(value)[:16], repr(value)]
     for name in ("fingerprint", "hash"):  # data.Images; runs.Run
         if isinstance(getattr(value, name, None), str): return f"{type(value).__name__} {getattr(value, name)}"
     if _code_of(value) is not None: return behaviour_of(value)
@@ -57,7 +57,7 @@ def _odd(d: dict) -> bool: return any(not isinstance(k, str) for k in d)
 def version(number: int) -> Callable:
     "Decorator for a function or class of the library: its results are those of version `number` of its behaviour."
     def mark(what):
-        what.version = number
+        inspect.unwrap(what).version = number  # not on a decorator's wrapper, which nobody looks at
         return what
     return mark
 
@@ -113,6 +113,8 @@ def _used(fn: types.FunctionType) -> dict[str, Any]:
     return {k: v for k, v in (found | defaults).items() if not isinstance(v, types.ModuleType)}
 
 # %% ../nbs/lib/behaviour.ipynb #70b3c3cc
+_FIELD = type(NamedTuple("_", [("field", int)]).field)  # what reads a field of a NamedTuple: all there is to know is its name
+
 _NOTHING = {"__module__", "__dict__", "__weakref__", "__doc__", "__qualname__", "__annotations__", "__firstlineno__",
             "__static_attributes__", "__parameters__", "__orig_bases__", "version"}
 
@@ -120,7 +122,8 @@ def _members(cls: type) -> dict[str, Any]:
     "What stands in the body of a class, functions without their decorators, and its base classes."
     body = {k: v for k, v in vars(cls).items() if k not in _NOTHING and not k.startswith("__abstract") and k != "_abc_impl"}
     for k, v in body.items():
-        if isinstance(v, (staticmethod, classmethod)): body[k] = v.__func__
+        if isinstance(v, _FIELD): body[k] = k
+        elif isinstance(v, (staticmethod, classmethod)): body[k] = v.__func__
         elif isinstance(v, (property, functools.cached_property)): body[k] = getattr(v, "fget", None) or v.func
     return body | {f"base {i}": b for i, b in enumerate(cls.__bases__)}
 

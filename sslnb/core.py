@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['ROOT', 'Count', 'Seed', 'Positive', 'NonNegative', 'BelowOne', 'Fraction', 'Probability', 'folder', 'best_device',
-           'seed_of', 'rng', 'uniform', 'SettingError', 'checked_dataclass', 'checked', 'keyword_options', 'to_json',
-           'from_json', 'replacing', 'locked', 'Progress']
+           'free_memory', 'seed_of', 'rng', 'uniform', 'SettingError', 'checked_dataclass', 'checked',
+           'keyword_options', 'to_json', 'from_json', 'replacing', 'locked', 'Progress']
 
 # %% ../nbs/lib/core.ipynb #df0c9aeb
 import glob, hashlib, inspect, json, os, sys, time
@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
+import psutil
 import torch
 from filelock import FileLock, Timeout
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, create_model
@@ -29,13 +30,20 @@ def _root() -> Path:
 ROOT = _root()  # the project's folder; the current one where sslnb is installed as a bare package
 
 def folder(variable: str, default: str) -> Path:
-    "The folder named by the environment `variable`, else `default` below the project's own."
-    return Path(os.environ.get(variable) or ROOT / default)
+    "The folder named by the environment `variable` (seen from the current folder), else `default` below the project's own; absolute."
+    return Path(os.path.abspath(Path(os.environ.get(variable) or ROOT / default).expanduser()))
 
 # %% ../nbs/lib/core.ipynb #d102557e
 def best_device() -> torch.device:
     "The GPU where there is one, else the CPU."
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+# %% ../nbs/lib/core.ipynb #c3e9ffc3
+def free_memory(device: torch.device) -> int:
+    "Bytes that are free on `device`, with those that torch holds there but does not use."
+    if device.type != "cuda": return psutil.virtual_memory().available
+    held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + held
 
 # %% ../nbs/lib/core.ipynb #d8dcf486
 def seed_of(*name) -> int:

@@ -47,7 +47,7 @@ def own_rows(draw_all, n: int, views: int = 1):
 def random_views(x: Tensor, recipe: Augment, generator: Generator, views: int = 1) -> Tensor:
     "`views` random views of every image of `x` (uint8 N C H W): the N first ones, then the N second ones …, float in [0,1]."
     numbers = own_rows(lambda n: draw(recipe, n, generator), len(x), views)
-    return apply_views(x.repeat(views, 1, 1, 1), numbers)
+    return apply_views(x.repeat(views, 1, 1, 1), recipe, numbers)
 
 @version(1)
 class Method(nn.Module):

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from .augment import to_float
 from .behaviour import version
-from .core import SettingError
+from .core import SettingError, free_memory
 from .vit import PRESETS, ViT, vit
 
 # %% ../nbs/lib/models.ipynb #e69f8166
@@ -225,16 +225,26 @@ def frozen(model: nn.Module):
 # %% ../nbs/lib/models.ipynb #852e0946
 @version(1)
 @torch.no_grad()
-def outputs(model: nn.Module, fn, images, size: int = 200) -> Tensor:
-    """`fn` (float images in [0,1] to N×D) of all `images` (a `data.Images`), `size` at a time: N×D, float32, on the CPU.
-    Meanwhile `model` is `frozen`: no image's result depends on its neighbours."""
-    device = next(model.parameters()).device
+def outputs(model: nn.Module, fn, images, size: int | None = None) -> Tensor:
+    """`fn` (float images in [0,1] to N×D) of all `images` (a `data.Images`), `size` at a time (default: 200 on a CPU, more on a
+    GPU): N×D, float32, where `model` is if they fit into half of the memory that is free there, else on the CPU. Meanwhile
+    `model` is `frozen`: no image's result depends on its neighbours."""
+    device, found, n = next(model.parameters()).device, None, 0
+    size = size or (200 if device.type == "cpu" else max(1, 2**24 // images.pixels[0].numel()))  # fills a GPU
     with frozen(model), autocast(fast_precision(device), device):
-        return torch.cat([fn(to_float(x.to(device))).float().cpu() for x in images.pixels.split(size)])
+        for x in images.pixels.split(size):
+            part = fn(to_float(x.to(device))).float()
+            if found is None:
+                needed = 4 * len(images) * part[0].numel()  # bytes
+                at = device if 2 * needed <= free_memory(device) else torch.device("cpu")
+                found = part.new_empty(len(images), *part.shape[1:], device=at)
+            found[n:n + len(x)] = part
+            n += len(x)
+    return found
 
 @version(1)
 def features(encoder: Encoder, images, stage: int = -1) -> Tensor:
-    "The features (N×D, float32, CPU) of `images` after `stage` of the encoder (default: the last)."
+    "The features (N×D, float32, where `outputs` leaves them) of `images` after `stage` of the encoder (default: the last)."
     return outputs(encoder, lambda x: encoder.layers(x)[stage], images)
 
 # %% ../nbs/lib/models.ipynb #4286cfb3

@@ -203,7 +203,8 @@ def resolve(config: TrainConfig, device: torch.device, images: data.Images | Non
     if any(s > config.steps for s in config.save_at):
         raise SettingError(f"save_at = {config.save_at}: steps lie between 0 and {config.steps}")
     if 0 < config.steps <= config.warmup: raise SettingError(f"warmup = {config.warmup}: must be below steps = {config.steps}")
-    return replace(config, fingerprint=images.fingerprint, size=images.pixels.shape[-1],
+    size = min(images.pixels.shape[-2:]) if start is None else start.side  # what the encoder is made for
+    return replace(config, fingerprint=images.fingerprint, size=size,
                    dataset=data.public_name(config.dataset or images.name),
                    save_at=tuple(sorted({*config.save_at, config.steps})),
                    augment=config.augment or RECIPES[method_class(config.method).recipe],

@@ -1,0 +1,120 @@
+"""A GPU for machines without one: tensors that say they are on `cuda`, and are computed on the CPU. Where an operation would meet
+tensors (or a generator) of two devices, it stops as CUDA does. Unlike torch's FakeTensorMode it has values, so that what depends
+on them (`item`, `nonzero`, the steps of k-means) goes on; autocast of `cuda` and fused kernels are not pretended."""
+from contextlib import ExitStack, contextmanager
+from unittest import mock
+
+import torch
+from torch._functorch import eager_transforms, vmap
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves, tree_map
+
+CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
+CPUGenerator = torch.Generator
+
+
+class Mixed(RuntimeError):
+    "Tensors on two devices meet."
+
+
+class OnGPU(torch.Tensor):
+    "A tensor on the CPU that says it is on a GPU."
+    __torch_function__ = torch._C._disabled_torch_function_impl  # `Pretend` does all
+
+
+class GPUGenerator(CPUGenerator):
+    "A generator of the CPU that says it is the GPU's."
+    device = GPU
+
+
+def generator(device="cpu"): return GPUGenerator() if torch.device(device).type == "cuda" else CPUGenerator()
+
+
+def on_gpu(t): return isinstance(t, OnGPU)
+def tensors_in(tree): return [t for t in tree_leaves(tree) if isinstance(t, torch.Tensor)]
+
+
+def put(out, device):
+    "All tensors of `out`, just computed, on `device`."
+    def one(t): return t.as_subclass(OnGPU) if isinstance(t, torch.Tensor) and not on_gpu(t) else t
+    return tree_map(one, out) if device.type == "cuda" else out
+
+
+def check(name, args, kwargs, device):
+    "`Mixed` where CUDA would stop: only a single number on the CPU may meet what is on the GPU."
+    for g in tree_leaves((args, kwargs)):
+        if isinstance(g, CPUGenerator) and torch.device(g.device).type != device.type:
+            raise Mixed(f"{name}: the generator is on {g.device}, the result on {device}")
+    if name in ("__getitem__", "__setitem__", "index_put_") and on_gpu(args[0]): args = (args[0], *args[2:])  # indices may come from the CPU
+    met = tensors_in((args, kwargs))
+    strangers = [t for t in met if not on_gpu(t) and t.ndim]
+    if strangers and any(map(on_gpu, met)): raise Mixed(f"{name}: tensors on {GPU} and, of shape {tuple(strangers[0].shape)}, on the CPU")
+
+
+def move(x, args, kwargs):
+    "`x.to(…)`."
+    args, kwargs = list(args), dict(kwargs)
+    target = GPU if on_gpu(x) else CPU
+    for i, a in enumerate(args):
+        if isinstance(a, torch.Tensor): target, args[i] = GPU if on_gpu(a) else CPU, a.dtype
+        elif isinstance(a, (str, torch.device)) or type(a) is int: target, args[i] = torch.device(a), CPU
+    if kwargs.get("device") is not None: target, kwargs["device"] = torch.device(kwargs["device"]), CPU
+    out = x.to(*args, **kwargs)
+    if out is x and (target.type == "cuda") != on_gpu(x): out = x.clone()
+    return put(out, target)
+
+
+def deep_copy(x, memo):
+    if id(x) not in memo:
+        memo[id(x)] = x.detach().clone().as_subclass(OnGPU).requires_grad_(x.requires_grad)
+        if isinstance(x, torch.nn.Parameter): memo[id(x)]._is_param = True
+    return memo[id(x)]
+
+
+def no_numpy(*_, **__): raise TypeError("can't convert cuda:0 device type tensor to numpy")
+
+
+T = torch.Tensor
+SPECIAL = {  # of tensors on the GPU
+    T.device.__get__: lambda x: GPU, T.is_cuda.__get__: lambda x: True, T.is_cpu.__get__: lambda x: False,
+    T.cpu: lambda x, *_: x.clone(), T.numpy: no_numpy, T.__array__: no_numpy, T.__deepcopy__: deep_copy,
+    T.get_device: lambda x: 0, T.copy_: lambda x, y, *_: x.copy_(y)}
+ANYWHERE = {T.to: lambda x, *args, **kwargs: move(x, args, kwargs), T.cuda: lambda x, *_: move(x, [GPU], {}),
+            T.pin_memory: lambda x: x, T.copy_: lambda x, y, *_: x.copy_(y)}
+UNCHECKED = {T.grad.__set__, T.data.__set__, T.requires_grad.__set__, torch._has_compatible_shallow_copy_type}
+
+
+class Pretend(TorchFunctionMode):
+    "A context in which `cuda` exists."
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        kwargs, first = kwargs or {}, args[0] if args else None
+        if on_gpu(first) and function in SPECIAL: return SPECIAL[function](*args, **kwargs)
+        if function in ANYWHERE: return ANYWHERE[function](*args, **kwargs)
+        if function in UNCHECKED: return function(*args, **kwargs)
+        if kwargs.get("device") is None:
+            device = GPU if any(map(on_gpu, tensors_in((args, kwargs)))) else CPU
+            check(function.__name__, args, kwargs, device)
+        else:  # of what it is made from, only the generator has to be there
+            device, kwargs = torch.device(kwargs["device"]), kwargs | {"device": CPU}
+            check(function.__name__, [g for g in kwargs.values() if isinstance(g, CPUGenerator)], {}, device)
+        return put(function(*args, **kwargs), device)
+
+
+@contextmanager
+def pretended_gpu():
+    "The context of a machine with a GPU."
+    answers = dict(is_available=True, is_bf16_supported=True, mem_get_info=(2**33, 2**33), memory_reserved=0, memory_allocated=0,
+                   synchronize=None, get_device_name="pretended",
+                   is_current_stream_capturing=False)
+    def keep(fn):  # torch.func wraps tensors, and takes them out again
+        return lambda t, *args: put(fn(t, *args), GPU) if on_gpu(t) else fn(t, *args)
+    with ExitStack() as stack:
+        for name, answer in answers.items():
+            stack.enter_context(mock.patch.object(torch.cuda, name, lambda *_, answer=answer, **__: answer))
+        for module, names in ((vmap, ("_add_batch_dim", "_remove_batch_dim")), (eager_transforms, ("_wrap_for_grad", "_unwrap_for_grad"))):
+            for name in names: stack.enter_context(mock.patch.object(module, name, keep(getattr(module, name))))
+        stack.enter_context(mock.patch.object(torch, "Generator", generator))
+        torch.__future__.set_overwrite_module_params_on_conversion(True)  # a parameter that moves changes its class
+        stack.callback(torch.__future__.set_overwrite_module_params_on_conversion, False)
+        stack.enter_context(Pretend())
+        yield
