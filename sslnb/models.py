@@ -297,7 +297,7 @@ def wrap(module: nn.Module, statistics=None, *, side: int | None = None, resize:
     known = dict(module.named_modules())
     for part in layers:
         if part not in known: raise SettingError(f"{name} has no part {part!r}; it has: {', '.join(filter(None, known))}")
-    made = Wrapped(module, normalize, resize, layers).to(_device(module))
+    made = Wrapped(module, normalize.to(_device(module)), resize, layers)
     made.name, made.side, made.dim = name, side, _try(made, name, side)
     return made
 
