@@ -14,7 +14,7 @@ from torchvision.models import resnet18
 
 import sslnb
 from sslnb import attacks, data, models
-from sslnb.behaviour import plain
+from sslnb.behaviour import behaviour_of, plain
 from sslnb.core import SettingError
 from sslnb.models import IMAGENET, Normalize, fast_precision, features, frozen, make_encoder, pretrained, wrap
 
@@ -79,6 +79,12 @@ def test_every_name_is_there_and_means_one_thing():
     assert evaluate is sys.modules["sslnb.evaluate"] is sslnb.evaluate
     with pytest.raises(AttributeError, match="sslnb has no 'pretrian'; it has: .*pretrain"): sslnb.pretrian
     with pytest.raises(ImportError): from sslnb import pretrian  # noqa: F401
+
+
+def test_what_a_function_takes_from_sslnb_is_part_of_its_behaviour():
+    def short(model, x, y): return sslnb.fgsm(model, x, y, 0.1)
+    def long(model, x, y): return sslnb.attacks.fgsm(model, x, y, 0.1)
+    for fn in (short, long): assert "attacks.fgsm" in behaviour_of(fn)
 
 
 def test_the_export_leaves_the_file_alone_but_for_the_version(tmp_path):
