@@ -101,13 +101,18 @@ def _names(code: types.CodeType) -> tuple[set[str], set[str]]:
     loaded = {i.argval for c in nested for i in dis.get_instructions(c) if i.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
     return loaded, {name for c in nested for name in c.co_names}
 
+def _members_named(module: types.ModuleType, names: set[str]) -> dict[str, Any]:
+    "What `names` mean in a module of the library, and in modules of `sslnb` itself that they mean (`sslnb.attacks.fgsm`)."
+    found = {n: getattr(module, n) for n in names if hasattr(module, n)}  # not vars: `sslnb` imports its names when asked for them
+    inside = [v for n, v in found.items() if module.__name__ == _OURS and getattr(v, "__name__", None) == f"{_OURS}.{n}"]
+    return {f"{module.__name__}.{n}": v for n, v in found.items()} | {k: v for m in inside for k, v in _members_named(m, names).items()}
+
 def _used(fn: types.FunctionType) -> dict[str, Any]:
     "Global and closure variables, defaults of a function, by name; of modules of the library the members that it names."
     loaded, names = _names(fn.__code__)
     found = {name: fn.__globals__[name] for name in loaded if name in fn.__globals__}
     for name, value in list(found.items()):
-        if isinstance(value, types.ModuleType) and value.__name__.split(".")[0] == _OURS:
-            found |= {f"{name}.{n}": vars(value)[n] for n in names if n in vars(value)}
+        if isinstance(value, types.ModuleType) and value.__name__.split(".")[0] == _OURS: found |= _members_named(value, names)
     for name, cell in zip(fn.__code__.co_freevars, fn.__closure__ or ()):
         try: found[name] = cell.cell_contents
         except ValueError: pass  # not bound yet

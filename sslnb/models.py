@@ -289,13 +289,16 @@ def wrap(module: nn.Module, statistics=None, *, side: int | None = None, resize:
     3 channels in [0,1] as they are. `side`: of your images, in pixels (default: that of `Images`, else `resize`). `resize`: the side
     that `module` was made for, if it is another. `layers`: names of parts (`module.named_modules()`) whose outputs are
     stages, too. `name`: for the run store. `SettingError`: what `module` gives is no features, or not finite."""
+    if not isinstance(module, nn.Module):
+        raise SettingError(f"a {type(module).__name__} cannot be wrapped: put what it does into the forward of an nn.Module")
+    layers = (layers,) if isinstance(layers, str) else tuple(layers)
     name, normalize = name or f"wrapped:{type(module).__name__}", _normalize(statistics)
     if side is None: side = min(statistics.pixels.shape[-2:]) if hasattr(statistics, "pixels") else resize
     if side is None: raise SettingError("wrap needs the side of your images in pixels: wrap(module, …, side=32)")
     known = dict(module.named_modules())
     for part in layers:
         if part not in known: raise SettingError(f"{name} has no part {part!r}; it has: {', '.join(filter(None, known))}")
-    made = Wrapped(module, normalize, resize, tuple(layers)).to(_device(module))
+    made = Wrapped(module, normalize.to(_device(module)), resize, layers)
     made.name, made.side, made.dim = name, side, _try(made, name, side)
     return made
 
@@ -303,7 +306,9 @@ def _normalize(statistics):
     if isinstance(statistics, Normalize): return statistics
     if statistics is None: return Normalize(torch.zeros(3), torch.ones(3))
     if hasattr(statistics, "mean_std"): statistics = statistics.mean_std()
-    mean, std = (torch.as_tensor(v, dtype=torch.float32).flatten() for v in statistics)
+    try: mean, std = (torch.as_tensor(v, dtype=torch.float32).flatten() for v in statistics)
+    except (TypeError, ValueError) as err:
+        raise SettingError(f"statistics are Images, a Normalize, or (mean, std), not {statistics!r} ({err})") from None
     if len(mean) != len(std): raise SettingError(f"{len(mean)} means, but {len(std)} deviations: give one of each for every channel")
     return Normalize(mean, std)
 

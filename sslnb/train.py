@@ -7,7 +7,7 @@ __all__ = ['Steps', 'OPTIMIZERS', 'TrainConfig', 'learning_rate', 'make_optimize
            'train_all', 'pretrain_all', 'pretrain', 'load_encoder', 'load_classifier', 'load_buffer', 'seconds_until']
 
 # %% ../nbs/lib/train.ipynb #0f4504a4
-import copy, functools, math, time, warnings
+import copy, functools, hashlib, math, time, warnings
 from collections.abc import Callable
 from contextlib import contextmanager, nullcontext
 from dataclasses import field, replace
@@ -191,8 +191,10 @@ def _behaviour(config: TrainConfig, start) -> dict[str, int | str]:
     "Of all code that a run of `config` depends on."
     if config.encoder not in models.ENCODERS and start is None:
         raise SettingError(f"no encoder is called {config.encoder!r}; there are: {', '.join(models.ENCODERS)}")
-    encoder = models.ENCODERS.get(config.encoder) or type(start)
-    return behaviour_of(Training, method_class(config.method), encoder, OPTIMIZERS[config.optimizer])
+    made = models.ENCODERS.get(config.encoder)
+    parts = [made] if made else {type(m) for m in start.modules()}
+    found = behaviour_of(Training, method_class(config.method), OPTIMIZERS[config.optimizer], *parts)
+    return found if made else found | {config.encoder: hashlib.sha256(repr(start).encode()).hexdigest()[:16]}  # its settings
 
 def resolve(config: TrainConfig, device: torch.device, images: data.Images | None = None, start: models.Encoder | None = None
             ) -> tuple[TrainConfig, data.Images]:
