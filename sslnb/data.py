@@ -707,7 +707,7 @@ def _folder(name: str, split: str):
         raise DataError(f"{name} is what a folder is called in records, and does not say where it is: give the path again, folder:PATH")
     raise DataError(f"no folder {tree}; folder:PATH needs PATH/<split>/<class>/<file>, or PATH/<file> for images without labels")
 
-_PUBLIC = re.compile(r"folder:[^/\\]*@[0-9a-f]{8}")  # what `public_name` gives
+_PUBLIC = re.compile(r"folder:[^/\\]*@[0-9a-f]{8}(/[^/\\]+)?")  # what `public_name` gives, and perhaps a split
 
 def _path(name: str) -> Path:
     "The folder that `folder:PATH` means."

@@ -28,8 +28,7 @@ def paint(path: Path, seed=0, w=16, h=16, mode="RGB", **options) -> np.ndarray:
 
 @pytest.fixture(autouse=True)
 def no_other_cache(tmp_path, monkeypatch):
-    "The cache is the data folder's own; a user's is the test's own."
-    monkeypatch.delenv("SSLNB_CACHE", raising=False)
+    "A user's own cache is the test's own."
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home cache"))
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 from scipy.io import savemat
+from torchvision import datasets
 
 from sslnb import data
 from sslnb.core import ROOT
@@ -101,7 +102,7 @@ def flowers(made):
     ids = {key: np.array(made.splits[split]) + 1 for key, split in (("trnid", "train"), ("valid", "val"), ("tstid", "test"))}
     savemat(made.root / "flowers-102" / "setid.mat", ids)
     savemat(made.root / "flowers-102" / "imagelabels.mat", {"labels": np.array(made.labels) + 1})
-    return data.LISTED["flowers"].maker.classes
+    return datasets.Flowers102.classes
 
 
 def food(made):
