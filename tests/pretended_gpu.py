@@ -5,6 +5,7 @@ from contextlib import ExitStack, contextmanager
 from unittest import mock
 
 import torch
+import torch._dynamo  # torch imports it when an optimiser is first made, and it would find some functions replaced here
 from torch._functorch import eager_transforms, vmap
 from torch.nn import Parameter
 from torch.overrides import TorchFunctionMode
