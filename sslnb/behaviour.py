@@ -6,7 +6,7 @@
 __all__ = ['tensor_digest', 'digest_of', 'plain', 'version', 'behaviour_of', 'arguments']
 
 # %% ../nbs/lib/behaviour.ipynb #211fd984
-import dataclasses, dis, functools, hashlib, inspect, json, sys, sysconfig, types
+import builtins, dataclasses, dis, functools, hashlib, inspect, json, sys, sysconfig, types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -71,12 +71,14 @@ def _is_library(what) -> bool: return _module(what).split(".")[0] == _OURS
 
 def _is_installed(what) -> bool:
     "Does this function or class come from Python itself or from an installed package?"
-    return not _is_library(what) and _module(what) != "__main__" and _is_installed_module(_module(what))
+    module = sys.modules.get(_module(what))
+    if _module(what).startswith("namedtuple_"): return True  # what Python writes for a NamedTuple
+    if module is builtins: return vars(builtins).get(what.__qualname__) is what or not isinstance(what, (type, types.FunctionType))
+    return not _is_library(what) and module is not None and module.__name__ != "__main__" and _is_installed_file(module)
 
-@functools.cache
-def _is_installed_module(name: str) -> bool:
-    file = getattr(sys.modules.get(name), "__file__", None)
-    return file is None or str(Path(file)).startswith(_INSTALLED)
+def _is_installed_file(module: types.ModuleType) -> bool:
+    file = getattr(module, "__file__", None)
+    return file is None or str(file).startswith(_INSTALLED)
 
 def _code_of(what):
     "What can be asked for its behaviour: the function or class behind wrappers, None for other values."
@@ -116,7 +118,7 @@ def _used(fn: types.FunctionType) -> dict[str, Any]:
 _FIELD = type(NamedTuple("_", [("field", int)]).field)  # what reads a field of a NamedTuple: all there is to know is its name
 
 _NOTHING = {"__module__", "__dict__", "__weakref__", "__doc__", "__qualname__", "__annotations__", "__firstlineno__",
-            "__static_attributes__", "__parameters__", "__orig_bases__", "version"}
+            "__static_attributes__", "__parameters__", "__orig_bases__", "__dataclass_fields__", "__dataclass_params__", "__match_args__", "version"}
 
 def _members(cls: type) -> dict[str, Any]:
     "What stands in the body of a class, functions without their decorators, and its base classes."
@@ -126,6 +128,10 @@ def _members(cls: type) -> dict[str, Any]:
         elif isinstance(v, (staticmethod, classmethod)): body[k] = v.__func__
         elif isinstance(v, (property, functools.cached_property)): body[k] = getattr(v, "fget", None) or v.func
     return body | {f"base {i}": b for i, b in enumerate(cls.__bases__)}
+
+def _is_generated(v) -> bool:
+    "Did Python write this, such as the `__init__` of a dataclass?"
+    return isinstance(v, types.FunctionType) and v.__code__.co_filename == "<string>"
 
 def _source(fn: types.FunctionType) -> str:
     try: return inspect.getsource(fn)
