@@ -73,8 +73,12 @@ def _is_installed(what) -> bool:
     "Does this function or class come from Python itself or from an installed package?"
     module = sys.modules.get(_module(what))
     if _module(what).startswith("namedtuple_"): return True  # what Python writes for a NamedTuple
-    if module is builtins: return vars(builtins).get(what.__qualname__) is what or not isinstance(what, (type, types.FunctionType))
+    if module is builtins: return not _is_python(what)  # extensions say so of their classes, and `exec` of what has no module
     return not _is_library(what) and module is not None and module.__name__ != "__main__" and _is_installed_file(module)
+
+def _is_python(what) -> bool:
+    "Is this a function, or a class with a function, that Python code defines?"
+    return any(isinstance(v, types.FunctionType) for v in (what, *vars(what).values()))
 
 def _is_installed_file(module: types.ModuleType) -> bool:
     file = getattr(module, "__file__", None)
@@ -138,7 +142,7 @@ def _members(cls: type) -> dict[str, Any]:
 
 def _is_generated(v) -> bool:
     "Did Python write this, such as the `__init__` of a dataclass?"
-    return isinstance(v, types.FunctionType) and v.__code__.co_filename == "<string>"
+    return isinstance(v, types.FunctionType) and inspect.unwrap(v).__code__.co_filename == "<string>"
 
 def _source(fn: types.FunctionType) -> str:
     try: return inspect.getsource(fn)
