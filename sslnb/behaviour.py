@@ -6,7 +6,7 @@
 __all__ = ['tensor_digest', 'digest_of', 'plain', 'version', 'behaviour_of', 'arguments']
 
 # %% ../nbs/lib/behaviour.ipynb #211fd984
-import builtins, dataclasses, dis, functools, hashlib, inspect, json, sys, sysconfig, types
+import builtins, contextlib, dataclasses, dis, functools, hashlib, inspect, json, sys, sysconfig, types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -48,7 +48,8 @@ def plain(value: Any) -> Any:
     for name in ("fingerprint", "hash"):  # data.Images; runs.Run
         if isinstance(getattr(value, name, None), str): return f"{type(value).__name__} {getattr(value, name)}"
     if _code_of(value) is not None: return behaviour_of(value)
-    if dataclasses.is_dataclass(value): return [type(value).__name__, to_json(value)]
+    if dataclasses.is_dataclass(value):
+        with contextlib.suppress(Exception): return [type(value).__name__, to_json(value)]  # else it holds what JSON does not
     raise SettingError(f"a {type(value).__name__} has no digest: use numbers, strings, tensors, Images, models, or functions")
 
 def _odd(d: dict) -> bool: return any(not isinstance(k, str) for k in d)
@@ -82,7 +83,13 @@ def _is_python(what) -> bool:
 
 def _is_installed_file(module: types.ModuleType) -> bool:
     file = getattr(module, "__file__", None)
-    return file is None or str(file).startswith(_INSTALLED)
+    top = sys.modules.get(module.__name__.split(".")[0], module)
+    return file is None or str(file).startswith(_INSTALLED) or any(map(_has_packages, getattr(top, "__path__", [file])))
+
+@functools.cache
+def _has_packages(path: str) -> bool:
+    "Is this package or file in a folder that packages were installed into, wherever it is?"
+    return any(Path(path).parent.glob("*.dist-info"))
 
 def _code_of(what):
     "What can be asked for its behaviour: the function or class behind wrappers, None for other values."

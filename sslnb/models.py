@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from .augment import to_float
 from .behaviour import version
 from .core import SettingError, free_memory
-from .vit import PRESETS, ViT, vit
+from .vit import PRESETS, vit
 
 # %% ../nbs/lib/models.ipynb #e69f8166
 @version(1)
@@ -156,7 +156,7 @@ def encoder(name: str, images) -> Encoder:
     side), normalised by its statistics. `SettingError`: no such encoder; a ViT for images that are not square."""
     _, channels, *sides = images.pixels.shape
     made = make_encoder(name, Normalize(*images.mean_std()), channels, min(sides))
-    if isinstance(made, ViT) and min(sides) != max(sides):
+    if name in PRESETS and min(sides) != max(sides):
         raise SettingError(f"{images.name} has images of {sides[0]}×{sides[1]} pixels: {name} takes square ones, e.g. "
                            f"load(…, size={min(sides)})")
     return made
