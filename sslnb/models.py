@@ -164,7 +164,6 @@ def encoder(name: str, images) -> Encoder:
 # %% ../nbs/lib/models.ipynb #f5603c85
 IMAGENET = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])  # mean, deviation
 
-@version(1)
 def pretrained(name: str, download: bool = False) -> Encoder:
     """torchvision's ResNet called `name` with its ImageNet weights (version 1): the encoder `name`@224, which brings images of any
     size to 224 pixels. `SettingError`: no such ResNet; its weights are not in torch's cache and `download` is not asked for, or

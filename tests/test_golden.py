@@ -46,7 +46,7 @@ def encoder(name="tiny"):
     net = models.encoder(name, images()).eval()
     with torch.no_grad():
         for i, p in enumerate(net.parameters()):
-            if p.ndim > 1: p.copy_(normal(*p.shape, seed=i) * (2 / p[0].numel()) ** 0.5)
+            p.copy_(normal(*p.shape, seed=i) * (2 / p[0].numel()) ** 0.5 if p.ndim > 1 else 1 + 0.1 * normal(*p.shape, seed=i))
     return net
 
 
