@@ -180,17 +180,17 @@ def _update(x, labels, distance, k, generator):
 def _plus_plus(x, k, generator):
     "Numbers of `k` points, by greedy k-means++."
     norms, draws = _squares(x), uniform((k, 2 + int(math.log(k))), generator, x.device).double()
-    chosen = [(draws[0, 0] * len(x)).long()]
+    chosen = [(draws[0, :1] * len(x)).long()]  # one number, in a tensor: a plain one would make the GPU wait
     distance = _squares(x - x[chosen[0]])
     for draw in draws[1:]:
         reach = distance.cumsum(0, dtype=torch.float64)
         tries = torch.searchsorted(reach, draw * reach[-1], right=True).clamp_max(len(x) - 1)
         new = torch.addmm(norms[tries], x, x[tries].T, alpha=-2) + norms[:, None]  # N×candidates
         new = new.clamp_min_(0).minimum(distance[:, None])
-        best = new.sum(0).argmin()
+        best = new.sum(0).argmin(0, keepdim=True)
         chosen.append(tries[best])
-        distance = new[:, best]
-    return torch.stack(chosen)
+        distance = new[:, best][:, 0]
+    return torch.cat(chosen)
 
 def _drawn(x, k, start, generator):
     "The first centres, k of the points."
