@@ -199,6 +199,11 @@ def _at_once(model, images, recalibrate):
     part = PART if recalibrate else min(PART, fit)  # recalibrated, the result depends on the part
     return part, max(1, fit // part)
 
+def _each(at, points, net):
+    "`at` of each of `points` (G×D) as one batch; one after the other where torch cannot: BatchNorm of channels_last images on a GPU."
+    normed = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in net.modules())
+    return torch.stack([at(p) for p in points]) if points.is_cuda and normed else vmap(at)(points)
+
 @torch.no_grad()
 def _losses(model, images, directions, points, recalibrate, bar=None):
     "The mean loss at each of `points` (G×D, in units of the D `directions`): G, on the CPU."
@@ -209,7 +214,7 @@ def _losses(model, images, directions, points, recalibrate, bar=None):
     found, (part, n_points) = [], _at_once(model, images, recalibrate)
     with frozen(net), true_float32(device):
         for some in points.to(device).split(n_points):
-            total = sum(vmap(at, (0, None, None))(some, x, y) for x, y in _parts(images, device, part))
+            total = sum(_each(lambda p: at(p, x, y), some, net) for x, y in _parts(images, device, part))
             found.append(total.cpu() / len(images))
             if bar: bar.update(len(some))
     return torch.cat(found)
