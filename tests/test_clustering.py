@@ -114,7 +114,7 @@ def test_blocks_change_nothing(monkeypatch):
         return [pca(x, 5).projected, found.centres, labels, torch.tensor(found.inertia)]
     whole = all_of_it()
     for block in (1, 7 * 20, 999 * 20):
-        monkeypatch.setattr(clustering, "BLOCK", block)
+        monkeypatch.setattr(clustering, "_BLOCK", block)
         for a, b in zip(whole, all_of_it()): torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
 
 
