@@ -12,7 +12,7 @@ from sslnb.core import SettingError, rng
 from sslnb.methods import Batch, SimCLIC, SimSiam
 from sslnb.models import encoder
 from sslnb.runs import Run, load_tensors
-from sslnb.train import TrainJob, TrainConfig, Training, _find_or_train, load_buffer, pretrain, resolve, train_all
+from sslnb.train import TrainJob, TrainConfig, Training, _find_or_train, pretrain, resolve, train_all
 
 CPU = torch.device("cpu")
 SMALL = {"hidden": 32, "out": 16, "bottleneck": 8}
@@ -72,7 +72,7 @@ def test_history_survives_an_interruption_to_the_bit(some, tmp_path, stop_at):
     run, = train_all([job], CPU, store=tmp_path / "broken")
     assert run.history.equals(straight.history) and run.history.deviation.notna().sum() == 4
     a, b = (load_tensors(r.model_file(14))[0] for r in (run, straight))
-    assert all(torch.equal(a[k], b[k]) for k in b) and load_buffer(run, "memory").shape == (64, 16)
+    assert all(torch.equal(a[k], b[k]) for k in b) and not [k for k in a if "memory" in k]  # of use to nobody now
 
 
 def test_history_of_other_images_is_refused(some, tmp_path, stop_at):
@@ -86,8 +86,9 @@ def test_history_of_other_images_is_refused(some, tmp_path, stop_at):
 
 
 @pytest.mark.parametrize("wrong, message", [
-    ({"tau": 1.0}, r"tau = 1.0: must be from 0 to below 1"), ({"tau": -0.1}, "tau = -0.1"), ({"drop_rate": 1.0}, "drop_rate = 1.0: must be from 0"),
-    ({"epsilon": 0.0}, "epsilon = 0.0: must be above 0"), ({"perturbation": "crop"}, "'history', 'dropout' or 'noise'"),
+    ({"tau": 1.0}, "tau = 1.0: input should be less than 1"), ({"tau": -0.1}, "tau = -0.1"),
+    ({"drop_rate": 1.0}, "drop_rate = 1.0: input should be less than 1"), ({"epsilon": float("nan")}, "epsilon = nan"),
+    ({"epsilon": 0.0}, "epsilon = 0.0: input should be greater than 0"), ({"perturbation": "crop"}, "'history', 'dropout' or 'noise'"),
     ({"taus": 0.1}, "no setting 'taus'")])
 def test_wrong_strengths_are_named(wrong, message):
     with pytest.raises(SettingError, match=message): pretrain(replace(CONFIG, options=SMALL | wrong))
