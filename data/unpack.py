@@ -4,7 +4,7 @@ They go into the folder that the environment variable SSLNB_DATA names, where `s
 Each set appears whole or not at all (unpacked beside its place, then renamed), a set that is there is left alone, and
 every pack is checked against SHA256SUMS first. Needs nothing but Python.
 """
-import hashlib, os, shutil, sys, tarfile, tempfile, time, zipfile
+import hashlib, os, shutil, sys, tempfile, time
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -35,10 +35,8 @@ def verify(pack: Path, expected: str | None):
 
 def extract(pack: Path, to: Path):
     "The files of one zip or tar below the folder `to`."
-    if pack.suffix == ".zip":
-        with zipfile.ZipFile(pack) as z: z.extractall(to)
-    else:
-        with tarfile.open(pack) as t: t.extractall(to, filter="data")
+    options = {} if pack.suffix == ".zip" else {"filter": "data"}  # a tar may hold paths that lead elsewhere, devices, …
+    shutil.unpack_archive(pack, to, **options)
 
 
 def unpack(name: str, packs: list[Path], expected: dict[str, str], dest: Path):

@@ -6,7 +6,7 @@
 __all__ = ['tensor_digest', 'digest_of', 'plain', 'version', 'behaviour_of', 'arguments']
 
 # %% ../nbs/lib/behaviour.ipynb #211fd984
-import dataclasses, dis, functools, hashlib, inspect, json, sys, sysconfig, types
+import builtins, contextlib, dataclasses, dis, functools, hashlib, inspect, json, sys, sysconfig, types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -48,7 +48,8 @@ def plain(value: Any) -> Any:
     for name in ("fingerprint", "hash"):  # data.Images; runs.Run
         if isinstance(getattr(value, name, None), str): return f"{type(value).__name__} {getattr(value, name)}"
     if _code_of(value) is not None: return behaviour_of(value)
-    if dataclasses.is_dataclass(value): return [type(value).__name__, to_json(value)]
+    if dataclasses.is_dataclass(value):
+        with contextlib.suppress(Exception): return [type(value).__name__, to_json(value)]  # else it holds what JSON does not
     raise SettingError(f"a {type(value).__name__} has no digest: use numbers, strings, tensors, Images, models, or functions")
 
 def _odd(d: dict) -> bool: return any(not isinstance(k, str) for k in d)
@@ -71,12 +72,24 @@ def _is_library(what) -> bool: return _module(what).split(".")[0] == _OURS
 
 def _is_installed(what) -> bool:
     "Does this function or class come from Python itself or from an installed package?"
-    return not _is_library(what) and _module(what) != "__main__" and _is_installed_module(_module(what))
+    module = sys.modules.get(_module(what))
+    if _module(what).startswith("namedtuple_"): return True  # what Python writes for a NamedTuple
+    if module is builtins: return not _is_python(what)  # extensions say so of their classes, and `exec` of what has no module
+    return not _is_library(what) and module is not None and module.__name__ != "__main__" and _is_installed_file(module)
+
+def _is_python(what) -> bool:
+    "Is this a function, or a class with a function, that Python code defines?"
+    return any(isinstance(v, types.FunctionType) for v in (what, *vars(what).values()))
+
+def _is_installed_file(module: types.ModuleType) -> bool:
+    file = getattr(module, "__file__", None)
+    top = sys.modules.get(module.__name__.split(".")[0], module)
+    return file is None or str(file).startswith(_INSTALLED) or any(map(_has_packages, getattr(top, "__path__", [file])))
 
 @functools.cache
-def _is_installed_module(name: str) -> bool:
-    file = getattr(sys.modules.get(name), "__file__", None)
-    return file is None or str(Path(file)).startswith(_INSTALLED)
+def _has_packages(path: str) -> bool:
+    "Is this package or file in a folder that packages were installed into, wherever it is?"
+    return any(Path(path).parent.glob("*.dist-info"))
 
 def _code_of(what):
     "What can be asked for its behaviour: the function or class behind wrappers, None for other values."
@@ -121,16 +134,22 @@ def _used(fn: types.FunctionType) -> dict[str, Any]:
 _FIELD = type(NamedTuple("_", [("field", int)]).field)  # what reads a field of a NamedTuple: all there is to know is its name
 
 _NOTHING = {"__module__", "__dict__", "__weakref__", "__doc__", "__qualname__", "__annotations__", "__firstlineno__",
-            "__static_attributes__", "__parameters__", "__orig_bases__", "version"}
+            "__static_attributes__", "__parameters__", "__orig_bases__", "__dataclass_fields__",
+            "__dataclass_params__", "__match_args__", "version"}
 
 def _members(cls: type) -> dict[str, Any]:
     "What stands in the body of a class, functions without their decorators, and its base classes."
     body = {k: v for k, v in vars(cls).items() if k not in _NOTHING and not k.startswith("__abstract") and k != "_abc_impl"}
+    if dataclasses.is_dataclass(cls): body = {k: v for k, v in body.items() if not _is_generated(v)} | {"fields": str(cls.__annotations__)}
     for k, v in body.items():
         if isinstance(v, _FIELD): body[k] = k
         elif isinstance(v, (staticmethod, classmethod)): body[k] = v.__func__
         elif isinstance(v, (property, functools.cached_property)): body[k] = getattr(v, "fget", None) or v.func
     return body | {f"base {i}": b for i, b in enumerate(cls.__bases__)}
+
+def _is_generated(v) -> bool:
+    "Did Python write this, such as the `__init__` of a dataclass?"
+    return isinstance(v, types.FunctionType) and inspect.unwrap(v).__code__.co_filename == "<string>"
 
 def _source(fn: types.FunctionType) -> str:
     try: return inspect.getsource(fn)

@@ -77,7 +77,7 @@ class Images:
 
     @cached_property
     def fingerprint(self) -> str:
-        "16 hex digits that tell these images from all others; computed when first asked for (CIFAR-10: 0.1 s)."
+        "16 hex digits that tell these images from all others; computed once, when first asked for."
         return _fingerprint(self.pixels, self.labels, self.classes)
 
     @property
@@ -127,7 +127,8 @@ def from_arrays(cls: Images, pixels, labels=None, classes: Sequence[str] | None 
 def _own(x, what: str, name: str) -> Tensor:
     "A copy of an array or tensor, as a tensor."
     try: return x.detach().clone() if isinstance(x, Tensor) else torch.tensor(np.ascontiguousarray(x))
-    except (TypeError, ValueError) as err: raise DataError(f"{name}: {what} must be an array of numbers ({err})") from err
+    except (TypeError, ValueError) as err:
+        raise DataError(f"{name}: {what} must be an array of numbers ({err})") from err
 
 def _channels_first(pixels: Tensor, name: str) -> Tensor:
     "N×C×H×W from either order."
@@ -235,7 +236,8 @@ def _class_folders(path) -> list[str] | None:
 def _image_files(path) -> list[os.DirEntry]:
     "The files of a class folder, or of a folder without classes."
     files = _entries(path)
-    if not files: raise DataError(f"{path}: a folder without images; fill it, or, if it is a class, delete it in every split")
+    if not files:
+        raise DataError(f"{path}: a folder without images; fill it, or, if it is a class, delete it in every split")
     for e in files: _check_file(e)
     return files
 
@@ -276,7 +278,8 @@ def _eight_bits(im: Image.Image) -> Image.Image:
     "An image of 16 bits of grey with 8."
     sixteen = im.mode.startswith("I;16") or im.mode == "I" and im.format in ("PNG", "PPM")
     bits = getattr(im, "tag_v2", {}).get(258, (16,))[0]  # TIFF: 12 bits have the mode of 16
-    if not sixteen or bits != 16: raise ValueError(f"pixels of type {im.mode} with an unknown range, not of 8 or 16 bits")
+    if not sixteen or bits != 16:
+        raise ValueError(f"pixels of type {im.mode} with an unknown range, not of 8 or 16 bits")
     grey = Image.fromarray(np.round(np.asarray(im, np.float64) / 257).astype(np.uint8))
     if "transparency" in im.info: grey.info["transparency"] = round(im.info["transparency"] / 257)
     if "exif" in im.info: grey.info["exif"] = im.info["exif"]
@@ -345,7 +348,8 @@ def _torchvision(name: str) -> Callable:
 
 ARCHIVES = {  # torchvision's class, and the folder it keeps the files in
     "mnist": (_torchvision("MNIST"), "MNIST/raw"), "stl10": (_torchvision("STL10"), "stl10_binary"),
-    "cifar10": (_torchvision("CIFAR10"), "cifar-10-batches-py"), "cifar100": (_torchvision("CIFAR100"), "cifar-100-python")}
+    "cifar10": (_torchvision("CIFAR10"), "cifar-10-batches-py"),
+    "cifar100": (_torchvision("CIFAR100"), "cifar-100-python")}
 
 def _archive(name: str, split: str, root: Path, download: bool) -> tuple[str, Callable[[], _Content]]:
     "Stamp and content of one split of a published archive."
@@ -354,7 +358,8 @@ def _archive(name: str, split: str, root: Path, download: bool) -> tuple[str, Ca
     files = root / sub
     if download and not os.path.isdir(files): _download(name, root, maker, sub)
     try: stamp = _stamp(_entries(files), root)
-    except OSError as err: raise DataError(f"{err.filename}: cannot be read ({err.strerror}); mend it, or get {name} again") from err
+    except OSError as err:
+        raise DataError(f"{err.filename}: cannot be read ({err.strerror}); mend it, or get {name} again") from err
     return stamp, partial(_mnist if name == "mnist" else _published, name, split, root)
 
 def _download(name: str, root: Path, maker: Callable, sub: str, asked=((),)):
@@ -548,15 +553,16 @@ def _first_writable(folders: list[Path]) -> Path:
         else:
             if why: warnings.warn(f"no writing to {why[0]}: decoded sets go to {at}; SSLNB_CACHE names another folder")
             return at
-    raise DataError(f"no place for decoded sets: no writing to {', '.join(why)}; set SSLNB_CACHE to a folder where you may write")
+    raise DataError(f"no place for decoded sets: no writing to {', '.join(why)}; set SSLNB_CACHE to a folder where you may "
+                    "write")
 
 # %% ../nbs/lib/data.ipynb #fa3e1fde
 def _check_shape(found: tuple, first: tuple, item, first_item):
     "Stop where images differ in size."
     if found != first:
         raise DataError(f"images of different sizes: {first_item} is {first[2]}×{first[1]}, {item} is "
-                        f"{found[2]}×{found[1]}. Bring all to one size: load(..., size=32), or -p size 32 for a notebook with "
-                        "that parameter; for another, resize the files")
+                        f"{found[2]}×{found[1]}. Bring all to one size: load(..., size=32), or -p size 32 for a "
+                        "notebook with that parameter; for another, resize the files")
 
 def _decoded(content: _Content, size: int | None):
     "The images as arrays of up to 512×C×H×W, one after another, decoded on all cores."
@@ -704,8 +710,10 @@ def _folder(name: str, split: str):
     tree = _path(name)
     if os.path.isdir(tree): return _tree(tree, split)
     if _PUBLIC.fullmatch(name):
-        raise DataError(f"{name} is what a folder is called in records, and does not say where it is: give the path again, folder:PATH")
-    raise DataError(f"no folder {tree}; folder:PATH needs PATH/<split>/<class>/<file>, or PATH/<file> for images without labels")
+        raise DataError(f"{name} is what a folder is called in records, and does not say where it is: give the path "
+                        "again, folder:PATH")
+    raise DataError(f"no folder {tree}; folder:PATH needs PATH/<split>/<class>/<file>, or PATH/<file> for images "
+                    "without labels")
 
 _PUBLIC = re.compile(r"folder:[^/\\]*@[0-9a-f]{8}(/[^/\\]+)?")  # what `public_name` gives, and perhaps a split
 

@@ -37,8 +37,8 @@ DOWNSTREAM = {  # `data.load`'s name -> simclic, Table 1
     "voc2007": Downstream("VOC2007", 20, 9_963, "map11", "train, val, test")}
 
 def metric_of(images: Images) -> str:
-    """The number by which encoders are compared on a set, by its name: the one in `DOWNSTREAM`. On other sets "top1", or "map" (the
-    mean average precision) where images have several labels."""
+    """The number by which encoders are compared on a set, by its name: the one in `DOWNSTREAM`. On other sets "top1",
+    or "map" (the mean average precision) where images have several labels."""
     name = images.name.partition("/")[0]
     if name in DOWNSTREAM: return DOWNSTREAM[name].metric
     return "top1" if images.labels.ndim == 1 else "map"

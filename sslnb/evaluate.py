@@ -35,8 +35,8 @@ from .train import TrainConfig, TrainJob, load_classifier, load_encoder, resolve
 # %% ../nbs/lib/evaluate.ipynb #eb49e57b
 @version(1)
 def raw_pixels(images: Images) -> Tensor:
-    """The pixels themselves as features (N×CHW, in [0,1]): the floor under every method. On the best device if they fit into half of
-    the memory that is free there, else on the CPU."""
+    """The pixels themselves as features (N×CHW, in [0,1]): the floor under every method. On the best device if they fit
+    into half of the memory that is free there, else on the CPU."""
     fits = 8 * images.pixels.numel() <= free_memory(best_device())
     return to_float(images.pixels.to(best_device() if fits else "cpu")).flatten(1)
 
@@ -79,11 +79,12 @@ def _sgd(x, y, n_classes, rates, epochs, batch_size, *name):
 @version(1)
 def linear_probe(x: Tensor, y: Tensor, x_test: Tensor, *, n_classes: int, seed: int = 0, epochs: int = 30,
                  batch_size: int = 256, rates: tuple = RATES) -> Probe:
-    """A linear classifier on frozen features `x` (N×D) with labels `y` (N, 0 to `n_classes`−1), and its scores on `x_test` (M×D).
-    SGD as in the SSL papers (momentum 0.9, cosine, no weight decay, no augmentation); the rate is chosen on a tenth of `x`.
-    All on the device of `x`. `SettingError`: NaN, a missing label, fewer than two samples, settings out of range."""
+    """A linear classifier on frozen features `x` (N×D) with labels `y` (N, 0 to `n_classes`−1), and its scores on
+    `x_test` (M×D). SGD as in the SSL papers (momentum 0.9, cosine, no weight decay, no augmentation); the rate is
+    chosen on a tenth of `x`. All on the device of `x`. `SettingError`: NaN, a missing label, fewer than two samples,
+    settings out of range."""
     check_samples(x, y, n_classes)
-    if len(x) < 2: raise SettingError("the probe was given one sample: it needs two or more, a tenth of them to choose its rate")
+    if len(x) < 2: raise SettingError("one sample: the probe needs two or more, a tenth of them to choose its rate")
     _check_settings(epochs=epochs, batch_size=batch_size, rates=min(rates, default=0))
     y = y.to(x.device)
     mean, std = x.mean(0), x.std(0) + 1e-6
@@ -111,8 +112,8 @@ def _head(w, b, mean, std):
 @version(1)
 def knn(x: Tensor, y: Tensor, x_test: Tensor, *, n_classes: int, k: int = 20, temperature: float = 0.07) -> Tensor:
     """Scores (M×C, log of the votes' shares) of `x_test` (M×D) by the `k` nearest of `x` (N×D, with labels `y`, 0 to
-    `n_classes`−1; all of `x` where there are fewer). On the device of `x`. `SettingError`: NaN, a missing label, k below 1, a
-    temperature not above 0."""
+    `n_classes`−1; all of `x` where there are fewer). On the device of `x`. `SettingError`: NaN, a missing label, k
+    below 1, a temperature not above 0."""
     check_samples(x, y, n_classes)
     _check_settings(k=k, temperature=temperature)
     y, x, x_test = y.to(x.device), F.normalize(x), F.normalize(x_test.to(x.device))
@@ -127,16 +128,18 @@ def knn(x: Tensor, y: Tensor, x_test: Tensor, *, n_classes: int, k: int = 20, te
 # %% ../nbs/lib/evaluate.ipynb #46691674
 def _check_answers(scores, labels):
     if scores.ndim != 2 or labels.shape != scores.shape[:1] or not len(labels):
-        raise SettingError(f"scores are {tuple(scores.shape)}, labels {tuple(labels.shape)}: must be N×C and N, not empty")
-    if scores.isnan().any(): raise SettingError(f"{int(scores.isnan().any(1).sum())} scores are NaN: see where training failed")
+        raise SettingError(f"scores {tuple(scores.shape)}, labels {tuple(labels.shape)}: must be N×C and N, not empty")
+    broken = (scores.isnan() | (scores == torch.inf)).any(1)  # −∞ is a probability of 0
+    if broken.any(): raise SettingError(f"{int(broken.sum())} scores are NaN or infinite: see where training failed")
     if labels.min() < 0: raise SettingError(f"{int((labels < 0).sum())} images have no label (below 0): leave them out")
-    if labels.max() >= scores.shape[1]: raise SettingError(f"label {int(labels.max())}: there are {scores.shape[1]} scores")
+    highest = int(labels.max())
+    if highest >= scores.shape[1]: raise SettingError(f"label {highest}: there are {scores.shape[1]} scores")
 
 @version(1)
 def metrics(scores: Tensor, labels: Tensor) -> dict[str, float]:
     """Of scores (N×C, log-probabilities) and labels (N): top-1, -2, -3 accuracy, macro AUC (one against the rest),
-    macro and weighted F1, the mean over the classes in `labels` of their accuracies; all fractions. AUC is NaN where a class
-    has no image in `labels`. `SettingError`: NaN, a missing label."""
+    macro and weighted F1, the mean over the classes in `labels` of their accuracies; all fractions. AUC is NaN where a
+    class has no image in `labels`. `SettingError`: NaN, a missing label."""
     from sklearn.metrics import f1_score, roc_auc_score  # here, since it takes long to import
     scores, labels = scores.detach().cpu(), labels.cpu()
     _check_answers(scores, labels)
@@ -153,16 +156,18 @@ def metrics(scores: Tensor, labels: Tensor) -> dict[str, float]:
 
 # %% ../nbs/lib/evaluate.ipynb #68533463
 class Result(NamedTuple):
-    "What an evaluation found: the numbers to report (`metrics.by`: who computed them), and the class given to every test image."
+    """What an evaluation found: the numbers to report (`metrics.by`: who computed them), and the class given to every
+    test image."""
     metrics: Found
     predicted: list[int]
 
 @version(1)
 def score(x: Tensor, y: Tensor, x_test: Tensor, y_test: Tensor, *, n_classes: int, seed: int = 0, epochs: int = 30,
           batch_size: int = 256, rates: tuple = RATES, k: int = 20, temperature: float = 0.07) -> Result:
-    """Linear evaluation of features: `metrics` of a `linear_probe` on the test set, its validation accuracy, top-1 of `knn`. The
-    settings are theirs."""
-    probe = linear_probe(x, y, x_test, n_classes=n_classes, seed=seed, epochs=epochs, batch_size=batch_size, rates=rates)
+    """Linear evaluation of features: `metrics` of a `linear_probe` on the test set, its validation accuracy, top-1 of
+    `knn`. The settings are theirs."""
+    probe = linear_probe(x, y, x_test, n_classes=n_classes, seed=seed, epochs=epochs, batch_size=batch_size,
+                         rates=rates)
     near = metrics(knn(x, y, x_test, n_classes=n_classes, k=k, temperature=temperature), y_test)["top1"]
     numbers = metrics(probe.scores, y_test) | {"validation": probe.validation, "knn_top1": near}
     return Result(Found(numbers, provenance(x.device)), probe.scores.argmax(1).tolist())
@@ -176,14 +181,15 @@ def check_classes(train: Images, test: Images):
 def _check_labels(*parts):
     "`DataError` unless each image of each of `parts` has one label."
     for images in parts:
-        if images.labels.ndim > 1: raise DataError(f"{images.name}: its images have several labels each; use logistic_encoder")
-        if (images.labels < 0).any():
-            raise DataError(f"{images.name} has {int((images.labels < 0).sum())} images without a label: leave them out, "
+        if images.labels.ndim > 1: raise DataError(f"{images.name}: images with several labels; use logistic_encoder")
+        missing = int((images.labels < 0).sum())
+        if missing:
+            raise DataError(f"{images.name} has {missing} images without a label: leave them out, "
                             "images[images.labels >= 0]")
 
 def evaluate(encoder: Encoder, train: Images, test: Images, *, stage: int = -1, **settings) -> Result:
-    """Linear evaluation (`score`, with its `settings`: seed, rates, k, …) of `encoder` after `stage`: trained on `train`, reported on
-    `test`. `DataError` where they have other classes, or an image has no label."""
+    """Linear evaluation (`score`, with its `settings`: seed, rates, k, …) of `encoder` after `stage`: trained on
+    `train`, reported on `test`. `DataError` where they have other classes, or an image has no label."""
     check_classes(train, test)
     _check_labels(train, test)
     x, x_test = features(encoder, train, stage), features(encoder, test, stage)
@@ -200,11 +206,13 @@ def _result(fns, key: dict, compute: Callable[[], Result]) -> Result:
     found = cached(fns, key, lambda: compute()._asdict())
     return Result(Found(found["metrics"], found.by), found["predicted"])
 
-def _score_settings(train, settings): return arguments(score, "x", "y", "x_test", "y_test", n_classes=train.n_classes, **settings)
+def _score_key(train, test, settings):
+    key = arguments(score, "x", "y", "x_test", "y_test", n_classes=train.n_classes, **settings)
+    return {**key, "train": train, "test": test}
 
 def evaluate_run(run: Run, step: int, train: Images, test: Images, *, stage: int = -1, **settings) -> Result:
     "`evaluate` of the encoder of `run` after `step` steps, from the store if equal weights were evaluated before."
-    key = {"encoder": _stored(run, step), "stage": stage, "train": train, "test": test, **_score_settings(train, settings)}
+    key = {"encoder": _stored(run, step), "stage": stage, **_score_key(train, test, settings)}
     return _result(evaluate, key, lambda: evaluate(load_encoder(run, step), train, test, stage=stage, **settings))
 
 def evaluate_pixels(train: Images, test: Images, **settings) -> Result:
@@ -212,16 +220,18 @@ def evaluate_pixels(train: Images, test: Images, **settings) -> Result:
     def compute():
         check_classes(train, test)
         _check_labels(train, test)
-        return score(raw_pixels(train), train.labels, raw_pixels(test), test.labels, n_classes=train.n_classes, **settings)
-    return _result((score, raw_pixels), {"train": train, "test": test, **_score_settings(train, settings)}, compute)
+        x, x_test = raw_pixels(train), raw_pixels(test)
+        return score(x, train.labels, x_test, test.labels, n_classes=train.n_classes, **settings)
+    return _result((score, raw_pixels), _score_key(train, test, settings), compute)
 
 # %% ../nbs/lib/evaluate.ipynb #e6349055
 @version(1)
 def linear_tuning(x: Tensor, y: Tensor, inputs: list[Tensor], *, n_classes: int, epochs: int = 30, lr: float = 0.1,
                   batch_size: int = 256, seed: int = 0) -> tuple[nn.Linear, list[Tensor]]:
     """A linear layer trained on frozen features `x` (N×D, labels `y`, 0 to `n_classes`−1), and the class probabilities
-    ((epochs+1)×M×C) that it gave each of `inputs` (M×D) before the first and after every epoch. No choice is made, so no
-    validation images are needed. All on the device of `x`. `SettingError`: NaN, a missing label, settings out of range."""
+    ((epochs+1)×M×C) that it gave each of `inputs` (M×D) before the first and after every epoch. No choice is made, so
+    no validation images are needed. All on the device of `x`. `SettingError`: NaN, a missing label, settings out of
+    range."""
     check_samples(x, y, n_classes)
     _check_settings(epochs=epochs, lr=lr, batch_size=batch_size)
     y, inputs = y.to(x.device), [i.to(x.device) for i in inputs]
@@ -241,9 +251,9 @@ def linear_tuning(x: Tensor, y: Tensor, inputs: list[Tensor], *, n_classes: int,
     return head, [torch.stack(kept) for kept in way]
 
 def tune_run(run: Run, train: Images, test: Images, **settings) -> Found:
-    """`linear_tuning` (with its `settings`: epochs, lr, seed, …) on the features of the encoder of `run`: `train` and `test`, the
-    probabilities ((epochs+1)×N×C), and `weight`, `bias` of the last linear layer, on the CPU. Kept by the encoder's weights.
-    `DataError`: other classes, an image without a label."""
+    """`linear_tuning` (with its `settings`: epochs, lr, seed, …) on the features of the encoder of `run`: `train` and
+    `test`, the probabilities ((epochs+1)×N×C), and `weight`, `bias` of the last linear layer, on the CPU. Kept by the
+    encoder's weights. `DataError`: other classes, an image without a label."""
     check_classes(train, test)
     _check_labels(train)
     def compute():
@@ -261,18 +271,21 @@ def tuned_classifier(run: Run, way: dict[str, Tensor]) -> nn.Sequential:
     return nn.Sequential(load_encoder(run), head.to(best_device())).eval()
 
 # %% ../nbs/lib/evaluate.ipynb #c67c189b
-_MEASURES = {"top1": accuracy, "mean_per_class": mean_per_class, "map": average_precision, "map11": average_precision_11}
+_MEASURES = {"top1": accuracy, "mean_per_class": mean_per_class,
+             "map": average_precision, "map11": average_precision_11}
 
 def _check_metric(metric, y):
     fitting = ("map", "map11") if y.ndim > 1 else ("top1", "mean_per_class")
-    if metric not in fitting: raise SettingError(f"metric = {metric!r}: labels {tuple(y.shape)} are judged by {' or '.join(fitting)}")
+    if metric not in fitting:
+        raise SettingError(f"metric = {metric!r}: labels {tuple(y.shape)} are judged by {' or '.join(fitting)}")
 
 @version(1)
-def logistic_score(x: Tensor, y: Tensor, x_val: Tensor, y_val: Tensor, x_test: Tensor, y_test: Tensor, *, n_classes: int,
-                   metric: str, Cs: tuple = CS) -> Found:
-    """Logistic evaluation of features (N×D, labels N, or N×K of 1, 0 and −1): `metrics` on the test set, `C`, and `validation`, the
-    highest `metric` on the validation set; with several labels `map` and `map11`, the means over the labels of
-    `average_precision` and `average_precision_11`. `error`: 1 − `metric`. `SettingError`: a metric that does not fit."""
+def logistic_score(x: Tensor, y: Tensor, x_val: Tensor, y_val: Tensor, x_test: Tensor, y_test: Tensor, *,
+                   n_classes: int, metric: str, Cs: tuple = CS) -> Found:
+    """Logistic evaluation of features (N×D, labels N, or N×K of 1, 0 and −1): `metrics` on the test set, `C`, and
+    `validation`, the highest `metric` on the validation set; with several labels `map` and `map11`, the means over the
+    labels of `average_precision` and `average_precision_11`. `error`: 1 − `metric`. `SettingError`: a metric that does
+    not fit."""
     _check_metric(metric, y)
     parts, how = (x, y, x_val, y_val, x_test), dict(Cs=Cs, measure=_MEASURES[metric])
     if y.ndim > 1:
@@ -290,7 +303,8 @@ def error_rate(numbers: dict[str, float], test: Images) -> float:
     return 1 - numbers[metric_of(test)]
 
 def _logistic(reader, code, key, train, val, test, Cs, device=None):
-    "`logistic_score` of what `reader()` gives, a function of images: called only if the result is not there for `key` and `code`."
+    """`logistic_score` of what `reader()` gives, a function of images: called only if the result is not there for `key`
+    and `code`."""
     for other in (val, test): check_classes(train, other)
     if train.labels.ndim == 1: _check_labels(train, val, test)
     settings = dict(n_classes=train.n_classes, metric=metric_of(test), Cs=Cs)
@@ -302,12 +316,12 @@ def _logistic(reader, code, key, train, val, test, Cs, device=None):
     return cached((logistic_score, *code), key, compute, device)
 
 def logistic_encoder(encoder: Encoder, train: Images, val: Images, test: Images, *, Cs: tuple = CS) -> Found:
-    """Logistic evaluation (`logistic_score`) of the features of `encoder` (`simclic` §4.2): `metrics` on `test`, `C` and the
-    `validation` that it was chosen by, `error` by the metric of the set (`downstream.metric_of`). Where images have several
-    labels (VOC2007), one against the rest for each: `map`, `map11`. Kept by the encoder's weights and code. `DataError`:
-    other classes, an image without a label."""
-    device = next(encoder.parameters()).device
-    return _logistic(lambda: partial(features, encoder), (features,), {"encoder": plain(encoder)}, train, val, test, Cs, device)
+    """Logistic evaluation (`logistic_score`) of the features of `encoder` (`simclic` §4.2): `metrics` on `test`, `C`
+    and the `validation` that it was chosen by, `error` by the metric of the set (`downstream.metric_of`). Where images
+    have several labels (VOC2007), one against the rest for each: `map`, `map11`. Kept by the encoder's weights and
+    code. `DataError`: other classes, an image without a label."""
+    device, key = next(encoder.parameters()).device, {"encoder": plain(encoder)}
+    return _logistic(lambda: partial(features, encoder), (features,), key, train, val, test, Cs, device)
 
 def logistic_run(run: Run, step: int, train: Images, val: Images, test: Images, *, Cs: tuple = CS) -> Found:
     "`logistic_encoder` of the encoder of `run` after `step` steps; it is loaded only if the result is not there."
@@ -330,7 +344,7 @@ def cluster_accuracy(x: Tensor, x_test: Tensor, y_test: Tensor, k: int, *, compo
     if components is not None: x, x_test = _on_sphere(x, x_test, components)
     found = min((kmeans(x, k, generator=rng(seed, "start", i)) for i in range(starts)), key=lambda c: c.inertia)
     assigned = found.assign(x_test)
-    numbers = {"hungarian": hungarian(y_test, assigned), "nmi": nmi(y_test, assigned), "purity": purity(y_test, assigned)}
+    numbers = {f.__name__: f(y_test, assigned) for f in (hungarian, nmi, purity)}
     return Found(numbers, provenance(x.device))
 
 @version(1)
@@ -340,7 +354,8 @@ def _on_sphere(x, x_test, components):
     return F.normalize(basis.projected), F.normalize(basis.project(x_test))
 
 def _pixel_points(train, test, components):
-    "The pixels, or their components: kept, because those of many pixels take seconds and every seed asks for the same ones."
+    """The pixels, or their components: kept, because those of many pixels take seconds and every seed asks for the same
+    ones."""
     if components is None: return raw_pixels(train), raw_pixels(test)
     def compute(): return dict(zip(("train", "test"), _on_sphere(raw_pixels(train), raw_pixels(test), components)))
     found = cached_tensors((raw_pixels, _on_sphere), {"train": train, "test": test, "components": components}, compute)
@@ -351,8 +366,8 @@ def _cluster_key(train, test, components, settings):
     return {**key, "train": train, "test": test}
 
 def cluster_run(run: Run, step: int, train: Images, test: Images, components: int | None, **settings) -> Found:
-    """`cluster_accuracy` (with its `settings`: seed, starts) of the encoder of `run` after `step` steps, with as many clusters as
-    there are classes; kept by its weights. `DataError`: a test image without a label."""
+    """`cluster_accuracy` (with its `settings`: seed, starts) of the encoder of `run` after `step` steps, with as many
+    clusters as there are classes; kept by its weights. `DataError`: a test image without a label."""
     _check_labels(test)
     def compute():
         x, x_test = (features(load_encoder(run, step), images) for images in (train, test))
@@ -361,7 +376,8 @@ def cluster_run(run: Run, step: int, train: Images, test: Images, components: in
     return cached((features, cluster_accuracy), key, compute)
 
 def cluster_pixels(train: Images, test: Images, components: int | None = None, **settings) -> Found:
-    "`cluster_accuracy` of the raw pixels, or of so many of their principal components; kept. `DataError` as in `cluster_run`."
+    """`cluster_accuracy` of the raw pixels, or of so many of their principal components; kept. `DataError` as in
+    `cluster_run`."""
     _check_labels(test)
     def compute():
         return cluster_accuracy(*_pixel_points(train, test, components), test.labels, test.n_classes, **settings)
@@ -427,8 +443,8 @@ def tuning(encoder: Encoder, images: Images, *, lr: float, weight_decay: float, 
 # %% ../nbs/lib/evaluate.ipynb #09d6ba23
 @version(1)
 def evaluate_classifier(model: nn.Module, test: Images) -> Result:
-    """`metrics` of a classifier's own answers to the test images. `DataError` where its classes are not as many as the test's, or an
-    image has no label."""
+    """`metrics` of a classifier's own answers to the test images. `DataError` where its classes are not as many as the
+    test's, or an image has no label."""
     _check_labels(test)
     scores = outputs(model, model, test).log_softmax(1)
     if scores.shape[1] != test.n_classes:
@@ -439,6 +455,7 @@ def evaluate_classifier(model: nn.Module, test: Images) -> Result:
 def evaluate_classifier_run(run: Run, test: Images, step: int | None = None) -> Result:
     "`evaluate_classifier` of the classifier of `run` after `step` steps (default: the last); kept by its weights."
     step = run.config.steps if step is None else step
-    key = {"encoder": _stored(run, step), "classifier": stored_info(run.model_file(step))["sha256"], "method": run.config.method,
-           "test": test, "n_classes": test.n_classes}
+    whole = stored_info(run.model_file(step))["sha256"]  # with the head
+    key = {"encoder": _stored(run, step), "classifier": whole, "method": run.config.method, "test": test,
+           "n_classes": test.n_classes}
     return _result(evaluate_classifier, key, lambda: evaluate_classifier(load_classifier(run, step), test))

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from .augment import RECIPES, Augment, apply_views, draw, rotations
+from .augment import RECIPES, Augment, apply_views, draw_numbers, rotations
 from .behaviour import version
 from .clustering import balanced_order, health, kmeans, on_sphere
 from .core import BelowOne, Count, Positive, SettingError, keyword_options, uniform
@@ -46,7 +46,7 @@ def own_rows(draw_all, n: int, views: int = 1):
 
 def random_views(x: Tensor, recipe: Augment, generator: Generator, views: int = 1) -> Tensor:
     "`views` random views of every image of `x` (uint8 N C H W): the N first ones, then the N second ones …, float in [0,1]."
-    numbers = own_rows(lambda n: draw(recipe, n, generator), len(x), views)
+    numbers = own_rows(lambda n: draw_numbers(recipe, n, generator), len(x), views)
     return apply_views(x.repeat(views, 1, 1, 1), recipe, numbers)
 
 @version(1)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from .augment import to_float
 from .behaviour import version
 from .core import SettingError, free_memory
-from .vit import PRESETS, ViT, vit
+from .vit import PRESETS, vit
 
 # %% ../nbs/lib/models.ipynb #e69f8166
 @version(1)
@@ -156,7 +156,7 @@ def encoder(name: str, images) -> Encoder:
     side), normalised by its statistics. `SettingError`: no such encoder; a ViT for images that are not square."""
     _, channels, *sides = images.pixels.shape
     made = make_encoder(name, Normalize(*images.mean_std()), channels, min(sides))
-    if isinstance(made, ViT) and min(sides) != max(sides):
+    if name in PRESETS and min(sides) != max(sides):
         raise SettingError(f"{images.name} has images of {sides[0]}×{sides[1]} pixels: {name} takes square ones, e.g. "
                            f"load(…, size={min(sides)})")
     return made
@@ -164,7 +164,6 @@ def encoder(name: str, images) -> Encoder:
 # %% ../nbs/lib/models.ipynb #f5603c85
 IMAGENET = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])  # mean, deviation
 
-@version(1)
 def pretrained(name: str, download: bool = False) -> Encoder:
     """torchvision's ResNet called `name` with its ImageNet weights (version 1): the encoder `name`@224, which brings images of any
     size to 224 pixels. `SettingError`: no such ResNet; its weights are not in torch's cache and `download` is not asked for, or
@@ -226,9 +225,9 @@ def frozen(model: nn.Module):
 @version(1)
 @torch.no_grad()
 def outputs(model: nn.Module, fn, images, size: int | None = None) -> Tensor:
-    """`fn` (float images in [0,1] to N×D) of all `images` (a `data.Images`), `size` at a time (default: 200 on a CPU, more on a
-    GPU): N×D, float32, where `model` is if they fit into half of the memory that is free there, else on the CPU. Meanwhile
-    `model` is `frozen`: no image's result depends on its neighbours."""
+    """`fn` (float images in [0,1] to N×D) of all `images` (a `data.Images`), `size` at a time (default: 200 on a CPU,
+    more on a GPU): N×D, float32, where `model` is if they fit into half of the memory that is free there, else on the
+    CPU. Meanwhile `model` is `frozen`: no image's result depends on its neighbours."""
     device, found, n = next(model.parameters()).device, None, 0
     size = size or (200 if device.type == "cpu" else max(1, 2**24 // images.pixels[0].numel()))  # fills a GPU
     with frozen(model), autocast(fast_precision(device), device):
@@ -244,7 +243,8 @@ def outputs(model: nn.Module, fn, images, size: int | None = None) -> Tensor:
 
 @version(1)
 def features(encoder: Encoder, images, stage: int = -1) -> Tensor:
-    "The features (N×D, float32, where `outputs` leaves them) of `images` after `stage` of the encoder (default: the last)."
+    """The features (N×D, float32, where `outputs` leaves them) of `images` after `stage` of the encoder (default: the
+    last)."""
     return outputs(encoder, lambda x: encoder.layers(x)[stage], images)
 
 # %% ../nbs/lib/models.ipynb #4286cfb3

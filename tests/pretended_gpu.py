@@ -5,7 +5,9 @@ from contextlib import ExitStack, contextmanager
 from unittest import mock
 
 import torch
+import torch._dynamo  # torch imports it when an optimiser is first made, and it would find some functions replaced here
 from torch._functorch import eager_transforms, vmap
+from torch.nn import Parameter
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
@@ -17,27 +19,27 @@ class Mixed(RuntimeError):
     "Tensors on two devices meet."
 
 
-class OnGPU(torch.Tensor):
-    "A tensor on the CPU that says it is on a GPU."
-    __torch_function__ = torch._C._disabled_torch_function_impl  # `Pretend` does all
+class AnyGenerator(type(CPUGenerator)):
+    def __instancecheck__(cls, x): return isinstance(x, CPUGenerator)
 
 
-class GPUGenerator(CPUGenerator):
-    "A generator of the CPU that says it is the GPU's."
-    device = GPU
+class Generator(CPUGenerator, metaclass=AnyGenerator):
+    "A generator of the CPU that says it is on `device`."
+    def __new__(cls, device="cpu"):
+        made = super().__new__(cls)
+        made.place = GPU if torch.device(device).type == "cuda" else CPU
+        return made
+    device = property(lambda self: self.place)
 
 
-def generator(device="cpu"): return GPUGenerator() if torch.device(device).type == "cuda" else CPUGenerator()
-
-
-def on_gpu(t): return isinstance(t, OnGPU)
+def on_gpu(t): return getattr(t, "on_gpu", False)
 def tensors_in(tree): return [t for t in tree_leaves(tree) if isinstance(t, torch.Tensor)]
 
 
 def put(out, device):
-    "All tensors of `out`, just computed, on `device`."
-    def one(t): return t.as_subclass(OnGPU) if isinstance(t, torch.Tensor) and not on_gpu(t) else t
-    return tree_map(one, out) if device.type == "cuda" else out
+    "`out`, just computed, with all of its tensors on `device`."
+    for t in tensors_in(out) if device.type == "cuda" else (): t.on_gpu = True
+    return out
 
 
 def check(name, args, kwargs, device):
@@ -66,8 +68,8 @@ def move(x, args, kwargs):
 
 def deep_copy(x, memo):
     if id(x) not in memo:
-        memo[id(x)] = x.detach().clone().as_subclass(OnGPU).requires_grad_(x.requires_grad)
-        if isinstance(x, torch.nn.Parameter): memo[id(x)]._is_param = True
+        new = x.detach().clone()
+        memo[id(x)] = put(Parameter(new, x.requires_grad) if isinstance(x, Parameter) else new.requires_grad_(x.requires_grad), GPU)
     return memo[id(x)]
 
 
@@ -81,6 +83,7 @@ SPECIAL = {  # of tensors on the GPU
     T.get_device: lambda x: 0, T.copy_: lambda x, y, *_: x.copy_(y)}
 ANYWHERE = {T.to: lambda x, *args, **kwargs: move(x, args, kwargs), T.cuda: lambda x, *_: move(x, [GPU], {}),
             T.pin_memory: lambda x: x, T.copy_: lambda x, y, *_: x.copy_(y)}
+CAPTURE_CHECKS = [name for name in vars(torch.optim.Optimizer) if name.endswith("graph_capture_health_check")]  # they ask the driver
 UNCHECKED = {T.grad.__set__, T.data.__set__, T.requires_grad.__set__, torch._has_compatible_shallow_copy_type}
 
 
@@ -97,23 +100,28 @@ class Pretend(TorchFunctionMode):
         else:  # of what it is made from, only the generator has to be there
             device, kwargs = torch.device(kwargs["device"]), kwargs | {"device": CPU}
             check(function.__name__, [g for g in kwargs.values() if isinstance(g, CPUGenerator)], {}, device)
-        return put(function(*args, **kwargs), device)
+        out = function(*args, **kwargs)
+        if out is first and "device" in kwargs: out = out.clone()  # torch.as_tensor gave back what is on the CPU
+        return put(out, device)
 
 
 @contextmanager
 def pretended_gpu():
     "The context of a machine with a GPU."
-    answers = dict(is_available=True, is_bf16_supported=True, mem_get_info=(2**33, 2**33), memory_reserved=0, memory_allocated=0,
-                   synchronize=None, get_device_name="pretended",
-                   is_current_stream_capturing=False)
-    def keep(fn):  # torch.func wraps tensors, and takes them out again
+    answers = dict(is_available=True, is_bf16_supported=True, get_device_capability=(9, 0), get_device_name="pretended",
+                   mem_get_info=(2**33, 2**33), memory_reserved=0, memory_allocated=0, synchronize=None)
+    def keep(fn):  # of functions that do not ask `Pretend`: torch.func's that wrap tensors and take them out again
         return lambda t, *args: put(fn(t, *args), GPU) if on_gpu(t) else fn(t, *args)
+    make = T._make_subclass  # by which a parameter is made
+    def make_subclass(cls, t, *args): return put(make(cls, t, *args), GPU if on_gpu(t) else CPU)
     with ExitStack() as stack:
         for name, answer in answers.items():
             stack.enter_context(mock.patch.object(torch.cuda, name, lambda *_, answer=answer, **__: answer))
+        for name in CAPTURE_CHECKS: stack.enter_context(mock.patch.object(torch.optim.Optimizer, name, lambda _: None))
         for module, names in ((vmap, ("_add_batch_dim", "_remove_batch_dim")), (eager_transforms, ("_wrap_for_grad", "_unwrap_for_grad"))):
             for name in names: stack.enter_context(mock.patch.object(module, name, keep(getattr(module, name))))
-        stack.enter_context(mock.patch.object(torch, "Generator", generator))
+        stack.enter_context(mock.patch.object(torch, "Generator", Generator))
+        stack.enter_context(mock.patch.object(T, "_make_subclass", staticmethod(make_subclass)))
         torch.__future__.set_overwrite_module_params_on_conversion(True)  # a parameter that moves changes its class
         stack.callback(torch.__future__.set_overwrite_module_params_on_conversion, False)
         stack.enter_context(Pretend())

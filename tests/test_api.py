@@ -45,7 +45,7 @@ class Mine(nn.Module):
 def imported(*modules):
     "What heavy modules are there after each of `modules`, imported in turn by one process."
     ask = "import sys\n" + "\n".join(f"import {m}\nprint({m!r}, *({HEAVY} & set(sys.modules)))" for m in modules)
-    done = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", ask], capture_output=True, encoding="utf-8", check=True)
     return done.stdout.splitlines()
 
 
@@ -110,7 +110,7 @@ def test_contributing_names_the_files_written_by_hand():
 def test_readme_example_runs_as_it_stands(tmp_path):
     section = (ROOT / "README.md").read_text(encoding="utf-8").split("## From Python")[1].split("\n## ")[0]
     code, = re.findall(r"^```python\n(.*?)^```$", section, re.S | re.M)
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, encoding="utf-8")
     assert done.returncode == 0, done.stderr[-3000:]
     trained, yours, attacked = done.stdout.splitlines()
     assert 0 < float(trained) < 1 and 0 < float(yours) < 1 and attacked.startswith("tensor([")

@@ -85,7 +85,8 @@ def test_large_images_need_no_matrix_of_their_pixels():
 
 def test_what_does_not_fit_is_said_first(monkeypatch):
     monkeypatch.setattr(clustering, "free_memory", lambda device: 10_000)
-    with pytest.raises(SettingError, match="2000 points with 64 features need .* take fewer points"): pca(heaps(2000, 64, 5), 3)
+    words = "2000 points with 64 features need .* take fewer points"
+    with pytest.raises(SettingError, match=words): pca(heaps(2000, 64, 5), 3)
     assert pca(heaps(20, 64, 5), 3).projected.shape == (20, 3)
 
 
@@ -113,7 +114,7 @@ def test_blocks_change_nothing(monkeypatch):
         return [pca(x, 5).projected, found.centres, labels, torch.tensor(found.inertia)]
     whole = all_of_it()
     for block in (1, 7 * 20, 999 * 20):
-        monkeypatch.setattr(clustering, "BLOCK", block)
+        monkeypatch.setattr(clustering, "_BLOCK", block)
         for a, b in zip(whole, all_of_it()): torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
 
 

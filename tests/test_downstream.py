@@ -38,7 +38,7 @@ class Made:
 
     def write(self, path, text):
         (self.root / path).parent.mkdir(parents=True, exist_ok=True)
-        (self.root / path).write_text(text)
+        (self.root / path).write_text(text, "utf-8")
 
 
 def numbers(images):
@@ -280,10 +280,10 @@ def test_changes_are_seen(make):
     made = make("pets")
     before = load("pets", size=8, root=made.root)
     lists = made.root / "oxford-iiit-pet" / "annotations" / "trainval.txt"
-    lists.write_text(lists.read_text().replace("Bombay_0 3", "Bombay_0 2"))
+    lists.write_text(lists.read_text("utf-8").replace("Bombay_0 3", "Bombay_0 2"), "utf-8")
     after = load("pets", size=8, root=made.root)
     assert before.fingerprint != after.fingerprint and (before.labels != after.labels).sum() == 1
-    lists.write_text(lists.read_text().replace("Abyssinian_1", "X").replace("Bombay_1", "Abyssinian_1").replace("X", "Bombay_1"))
+    lists.write_text(lists.read_text("utf-8").replace("Abyssinian_1", "X").replace("Bombay_1", "Abyssinian_1").replace("X", "Bombay_1"), "utf-8")
     swapped = load("pets", size=8, root=made.root)  # the same files and the same labels, but not together
     assert swapped.labels.tolist() == after.labels.tolist() and swapped.fingerprint != after.fingerprint
     Image.new("RGB", (9, 9)).save(made.files[0])
@@ -325,7 +325,7 @@ def test_part_of_a_set_is_not_the_set(make, monkeypatch, tmp_path):
     monkeypatch.setitem(DOWNSTREAM, "food", DOWNSTREAM["food"]._replace(images=101_000))
     with pytest.warns(UserWarning, match="30 images are there, 101,000 were published"): load_parts("food", 8, root=made.root)
     lists = made.root / "food-101" / "meta" / "test.json"
-    lists.write_text(lists.read_text().replace("waffles\":", "zebra\":"))
+    lists.write_text(lists.read_text("utf-8").replace("waffles\":", "zebra\":"), "utf-8")
     with pytest.raises(DataError, match="food/test does not have"): load_parts("food", 8, root=made.root)
     with pytest.raises(DataError, match="no set 'shapes'.*aircraft.*voc2007"): load_parts("shapes", 8)
 

@@ -28,7 +28,7 @@ def y(x):
 
 @pytest.mark.parametrize("block", [1, 7 * N, 1 << 24])  # one query at a time, seven, all
 def test_neighbours_are_scikit_learns_whatever_the_block(x, y, block, monkeypatch):
-    monkeypatch.setattr(embedding, "BLOCK", block)
+    monkeypatch.setattr(embedding, "_BLOCK", block)
     theirs = NearestNeighbors(n_neighbors=9, metric="cosine").fit(x.double().numpy())
     unit = torch.nn.functional.normalize
     def cosines(queries, near): return (unit(queries)[:, None] * unit(x)[near]).sum(2)
@@ -40,7 +40,7 @@ def test_neighbours_are_scikit_learns_whatever_the_block(x, y, block, monkeypatc
 
 def test_never_more_cosines_at_once_than_a_block(x, monkeypatch):
     sizes, topk = [], torch.Tensor.topk
-    monkeypatch.setattr(embedding, "BLOCK", 10 * N)
+    monkeypatch.setattr(embedding, "_BLOCK", 10 * N)
     monkeypatch.setattr(torch.Tensor, "topk", lambda c, k: sizes.append(c.numel()) or topk(c, k))
     neighbours(x, x, 5)
     assert max(sizes) == 10 * N and sum(sizes) == N * N

@@ -40,7 +40,7 @@ def models(m=12, n=40, c=5, seed=0):
 def test_distances_are_the_direct_ones_whatever_the_block(block, monkeypatch):
     p, _ = models()
     direct = -np.log(np.einsum("anc,bnc->abn", np.sqrt(p.numpy()), np.sqrt(p.numpy()))).mean(2)
-    monkeypatch.setattr(geometry, "BLOCK", block)
+    monkeypatch.setattr(geometry, "_BLOCK", block)
     np.testing.assert_allclose(distances(p, p), direct, atol=1e-13)
     np.testing.assert_allclose(inpca(p).distances, direct, atol=1e-13)
 

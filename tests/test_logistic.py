@@ -254,7 +254,8 @@ def test_the_probe_chooses_by_what_is_reported():
     assert by_class.validation != logistic_probe(*parts, n_classes=8).validation
     x, y = labelled()
     parts = x[:300], y[:300], x[300:450], y[300:450], x[450:]
-    points, area = (labels_probe(*parts, Cs=ALL[::4], measure=m).validation for m in (average_precision_11, average_precision))
+    measures = average_precision_11, average_precision
+    points, area = (labels_probe(*parts, Cs=ALL[::4], measure=m).validation for m in measures)
     assert (points - area).abs().max() > 1e-3 and (points - area).abs().max() < 0.1
 
 
@@ -276,9 +277,9 @@ def test_a_class_that_training_or_validation_lacks():
     no_nine, no_eight = y[:150] != 9, y[150:200] != 8
     parts = x[:150][no_nine], y[:150][no_nine], x[150:200][no_eight], y[150:200][no_eight], x[200:]
     assert logistic_probe(*parts, n_classes=10, Cs=CS).scores.shape == (100, 10)
-    both = [p[:40] for p in parts[:2]] + [p[:20] for p in parts[2:4]]
-    low = both[1] < 8, both[3] < 8
-    found = logistic_probe(both[0][low[0]], both[1][low[0]], both[2][low[1]], both[3][low[1]], x[200:], n_classes=10, Cs=CS)
+    low, low_val = parts[1] < 8, parts[3] < 8
+    parts = parts[0][low], parts[1][low], parts[2][low_val], parts[3][low_val], x[200:]
+    found = logistic_probe(*parts, n_classes=10, Cs=CS)
     assert found.scores.shape == (100, 10) and (found.scores[:, 8:].exp() == 0).all()
 
 

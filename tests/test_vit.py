@@ -203,7 +203,7 @@ def test_weights_go_from_one_vit_to_another():
     (lambda: random_mask(1, 64, -0.5, rng(0)), r"mask_ratio = -0.5 leaves nothing"),
     (lambda: random_mask(0, 64, 0.75, rng(0)), r"n = 0 images"),
     (lambda: patchify(torch.rand(1, 3, 48, 32), 4), r"images of 48×32 pixels are not square.* size=32"),
-    (lambda: patchify(torch.rand(1, 3, 32, 32), 0), r"a patch of 0: both must be at least 1"),
+    (lambda: patchify(torch.rand(1, 3, 32, 32), 0), r"a patch of 0 pixels: both must be at least 1"),
     (lambda: unpatchify(torch.rand(1, 15, 48), 4), r"15 patches of 48 numbers are no square image"),
     (lambda: unpatchify(torch.rand(1, 16, 50), 4), r"16 patches of 50 numbers are no square image in patches of 4×4"),
     (lambda: masked_mse(torch.rand(2, 3, 1), torch.rand(2, 4, 8), torch.tensor([[0, 1, 2]] * 2)), r"predicted is \(2, 3, 1\), the masked"),
