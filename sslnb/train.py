@@ -26,7 +26,7 @@ from .core import (BelowOne, Count, NonNegative, Positive, Progress, Seed, Setti
                         replacing, rng, seed_of, to_json)
 from .distributed import (Silent, all_reduce_mean, average_gradients, broadcast, broadcast_object, check_batch, local_shard,
                                synchronised, world)
-from .methods import METHODS, Batch, method_class, method_options
+from .methods import Batch, method_class, method_options
 from .optim import LARS
 from .runs import CorruptFile, Run, load_tensors, provenance, save_tensors, stored_info
 
@@ -87,7 +87,7 @@ class Training:
         with torch.random.fork_rng(devices=[]):  # the user's generators go on as if nothing had been, those of GPUs untouched
             torch.default_generator.manual_seed(seed_of(config.seed, "weights"))
             encoder = copy.deepcopy(start) if start is not None else models.encoder(config.encoder, images)
-            self.method = synchronised(METHODS[config.method](encoder, images, **config.options))
+            self.method = synchronised(method_class(config.method)(encoder, images, **config.options))
         self.config, self.device = config, device
         self.images = images.to(device) if _fits(images, device) else images
         self.method.to(self.device).train()
