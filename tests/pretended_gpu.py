@@ -1,11 +1,12 @@
-"""A GPU for machines without one: tensors that say they are on `cuda`, and are computed on the CPU. Where an operation would meet
-tensors (or a generator) of two devices, it stops as CUDA does. Unlike torch's FakeTensorMode it has values, so that what depends
-on them (`item`, `nonzero`, the steps of k-means) goes on; autocast of `cuda` and fused kernels are not pretended."""
+"""A GPU for machines without one: tensors that say they are on `cuda`, and are computed on the CPU. Where an operation
+would meet tensors (or a generator) of two devices, it stops as CUDA does. Unlike torch's FakeTensorMode it has values, so
+that what depends on them (`item`, `nonzero`, the steps of k-means) goes on. Not pretended: autocast of `cuda`, its kernels."""
 from contextlib import ExitStack, contextmanager
 from unittest import mock
 
 import torch
-import torch._dynamo  # torch imports it when an optimiser is first made, and it would find some functions replaced here
+import torch._dynamo  # imported with the first optimiser, it would find some functions replaced
+import torch.nn.functional as F
 from torch._functorch import eager_transforms, vmap
 from torch.nn import Parameter
 from torch.overrides import TorchFunctionMode
@@ -47,10 +48,11 @@ def check(name, args, kwargs, device):
     for g in tree_leaves((args, kwargs)):
         if isinstance(g, CPUGenerator) and torch.device(g.device).type != device.type:
             raise Mixed(f"{name}: the generator is on {g.device}, the result on {device}")
-    if name in ("__getitem__", "__setitem__", "index_put_") and on_gpu(args[0]): args = (args[0], *args[2:])  # indices may come from the CPU
+    if name in INDEXING and on_gpu(args[0]): args = (args[0], *args[2:])  # indices may come from the CPU
     met = tensors_in((args, kwargs))
     strangers = [t for t in met if not on_gpu(t) and t.ndim]
-    if strangers and any(map(on_gpu, met)): raise Mixed(f"{name}: tensors on {GPU} and, of shape {tuple(strangers[0].shape)}, on the CPU")
+    if strangers and any(map(on_gpu, met)):
+        raise Mixed(f"{name}: tensors on {GPU} and, of shape {tuple(strangers[0].shape)}, on the CPU")
 
 
 def move(x, args, kwargs):
@@ -69,11 +71,18 @@ def move(x, args, kwargs):
 def deep_copy(x, memo):
     if id(x) not in memo:
         new = x.detach().clone()
-        memo[id(x)] = put(Parameter(new, x.requires_grad) if isinstance(x, Parameter) else new.requires_grad_(x.requires_grad), GPU)
+        new = Parameter(new, x.requires_grad) if isinstance(x, Parameter) else new.requires_grad_(x.requires_grad)
+        memo[id(x)] = put(new, GPU)
     return memo[id(x)]
 
 
 def no_numpy(*_, **__): raise TypeError("can't convert cuda:0 device type tensor to numpy")
+
+
+def refuse_vmapped(x):
+    "What cuDNN's BatchNorm says to images that `vmap` has made."
+    if on_gpu(x) and torch._C._functorch.is_batchedtensor(x):
+        raise RuntimeError("NYI: querying is_contiguous inside of vmap")
 
 
 T = torch.Tensor
@@ -83,7 +92,9 @@ SPECIAL = {  # of tensors on the GPU
     T.get_device: lambda x: 0, T.copy_: lambda x, y, *_: x.copy_(y)}
 ANYWHERE = {T.to: lambda x, *args, **kwargs: move(x, args, kwargs), T.cuda: lambda x, *_: move(x, [GPU], {}),
             T.pin_memory: lambda x: x, T.copy_: lambda x, y, *_: x.copy_(y)}
-CAPTURE_CHECKS = [name for name in vars(torch.optim.Optimizer) if name.endswith("graph_capture_health_check")]  # they ask the driver
+INDEXING = "__getitem__", "__setitem__", "index_put_"
+CAPTURE_CHECKS = [name for name in vars(torch.optim.Optimizer) if name.endswith("capture_health_check")]  # ask the driver
+WRAPPERS = {vmap: ("_add_batch_dim", "_remove_batch_dim"), eager_transforms: ("_wrap_for_grad", "_unwrap_for_grad")}
 UNCHECKED = {T.grad.__set__, T.data.__set__, T.requires_grad.__set__, torch._has_compatible_shallow_copy_type}
 
 
@@ -94,6 +105,7 @@ class Pretend(TorchFunctionMode):
         if on_gpu(first) and function in SPECIAL: return SPECIAL[function](*args, **kwargs)
         if function in ANYWHERE: return ANYWHERE[function](*args, **kwargs)
         if function in UNCHECKED: return function(*args, **kwargs)
+        if function is F.batch_norm and torch.backends.cudnn.enabled: refuse_vmapped(first)
         if kwargs.get("device") is None:
             device = GPU if any(map(on_gpu, tensors_in((args, kwargs)))) else CPU
             check(function.__name__, args, kwargs, device)
@@ -118,7 +130,7 @@ def pretended_gpu():
         for name, answer in answers.items():
             stack.enter_context(mock.patch.object(torch.cuda, name, lambda *_, answer=answer, **__: answer))
         for name in CAPTURE_CHECKS: stack.enter_context(mock.patch.object(torch.optim.Optimizer, name, lambda _: None))
-        for module, names in ((vmap, ("_add_batch_dim", "_remove_batch_dim")), (eager_transforms, ("_wrap_for_grad", "_unwrap_for_grad"))):
+        for module, names in WRAPPERS.items():
             for name in names: stack.enter_context(mock.patch.object(module, name, keep(getattr(module, name))))
         stack.enter_context(mock.patch.object(torch, "Generator", Generator))
         stack.enter_context(mock.patch.object(T, "_make_subclass", staticmethod(make_subclass)))

@@ -54,8 +54,8 @@ def lightly(training, args) -> dict:
     try: pictures = Pictures(args.steps * args.batch)
     except ImportError: print("lightly is not installed: left out"); return {}
     # every turn is one whole epoch, so that no worker is busy in another contender's turn
-    loader = DataLoader(pictures, args.batch, shuffle=True, num_workers=args.workers, persistent_workers=args.workers > 0,
-                        pin_memory=args.device.type == "cuda")
+    loader = DataLoader(pictures, args.batch, shuffle=True, num_workers=args.workers,
+                        persistent_workers=args.workers > 0, pin_memory=args.device.type == "cuda")
     def work(training):
         for views in loader: training.update(torch.cat(views).to(args.device, non_blocking=True), None)
         return args.steps
@@ -78,7 +78,8 @@ def row(encoder, mode, what, times, whole, total, rate, args) -> dict:
     speed = 0 if what == VIEWS else total / median(times)
     goals = {ALONE: "≥ 0.95", LIGHTLY: "≥ 3" if encoder == "small" else "≥ 2"} if mode == "none" else {}
     return {"encoder": encoder, "compile": mode, "timed": what, "ms/step (min–max)": ms(times),
-            "images/s": f"{args.batch / median(times):,.0f}", "end to end, not compiled, is faster by": f"{median(times) / median(whole):.2f}",
+            "images/s": f"{args.batch / median(times):,.0f}",
+            "end to end, not compiled, is faster by": f"{median(times) / median(whole):.2f}",
             "goal": goals.get(what, ""), "TFLOP/s": f"{speed / 1e12:.3g}" if speed else "",
             "of the matrix rate": f"{speed / rate:.1%}" if speed else ""}
 

@@ -97,6 +97,7 @@ def show(name: str, rows: list[dict], args: argparse.Namespace, **more):
     print(f"\n**{name}**: " + "; ".join(f"{k} {v}" for k, v in about.items()) + "\n")
     print("| " + " | ".join(rows[0]) + " |\n|" + "---|" * len(rows[0]))
     for row in rows: print("| " + " | ".join(map(str, row.values())) + " |")
-    for file in [reports() / "benchmarks" / f"{name}-{args.device.type}.json"] * args.save + [args.out] * bool(args.out):
+    named = reports() / "benchmarks" / f"{name}-{args.device.type}.json"
+    for file in [named] * args.save + [args.out] * bool(args.out):
         with replacing(file) as part:
             part.write_text(json.dumps({"about": about, "rows": rows}, indent=1, ensure_ascii=False) + "\n", "utf-8")
