@@ -21,8 +21,8 @@ lab: $(VENV)/.ready
 docs: $(VENV)/.ready ## the site of all notebooks, with the reference: _docs/html/index.html
 	$(BIN)/python -m sphinx -W --keep-going -q -c docs -d _docs/doctrees . _docs/html
 
-data: $(VENV)/.ready ## unpack the real image sets, where their packs are at hand
-	$(BIN)/python data/unpack.py $(PACKS)
+data: $(VENV)/.ready ## unpack the real image sets, where their packs are at hand, into SSLNB_DATA (or data/)
+	$(BIN)/python data/unpack.py $(if $(PACKS),"$(PACKS)")
 
 export: $(VENV)/.ready
 	$(BIN)/nbdev_export

@@ -1,9 +1,10 @@
-"""Unpack the lossless packs of the real image sets into this folder: `make data`, or `python data/unpack.py FOLDER`.
+"""Unpack the lossless packs of the real image sets: `make data`, or `python data/unpack.py FOLDER_OF_PACKS`.
 
+They go into the folder that the environment variable SSLNB_DATA names, where `sslnb.data.load` looks, else into this one.
 Each set appears whole or not at all (unpacked beside its place, then renamed), a set that is there is left alone, and
 every pack is checked against SHA256SUMS first. Needs nothing but Python.
 """
-import hashlib, os, shutil, sys, tarfile, tempfile, zipfile
+import hashlib, os, shutil, sys, tempfile, time
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -22,7 +23,7 @@ def sums(packs: Path) -> dict[str, str]:
     "Pack name -> SHA-256, from the folder's SHA256SUMS."
     file = packs / "SHA256SUMS"
     if not file.exists(): sys.exit(f"{file} is missing: without it the packs cannot be checked.")
-    return {name.lstrip("*"): digest for digest, name in (line.split() for line in file.read_text().splitlines())}
+    return {name.lstrip("*"): digest for digest, name in (line.split() for line in file.read_text("utf-8").splitlines())}
 
 
 def verify(pack: Path, expected: str | None):
@@ -34,15 +35,13 @@ def verify(pack: Path, expected: str | None):
 
 def extract(pack: Path, to: Path):
     "The files of one zip or tar below the folder `to`."
-    if pack.suffix == ".zip":
-        with zipfile.ZipFile(pack) as z: z.extractall(to)
-    else:
-        with tarfile.open(pack) as t: t.extractall(to, filter="data")
+    options = {} if pack.suffix == ".zip" else {"filter": "data"}  # a tar may hold paths that lead elsewhere, devices, …
+    shutil.unpack_archive(pack, to, **options)
 
 
 def unpack(name: str, packs: list[Path], expected: dict[str, str], dest: Path):
     "Make the set `name` under `dest` from its packs, whole or not at all."
-    part = Path(tempfile.mkdtemp(prefix=f".{name}.", dir=dest))
+    part = Path(tempfile.mkdtemp(prefix=f".{name}.unpacking-", dir=dest))
     try:
         for pack in packs:
             verify(pack, expected.get(pack.name))
@@ -52,18 +51,33 @@ def unpack(name: str, packs: list[Path], expected: dict[str, str], dest: Path):
     finally: shutil.rmtree(part, ignore_errors=True)
 
 
-def main(packs: Path, dest: Path = HERE):
-    "Unpack every set whose packs are all in the folder `packs`."
+def sweep(dest: Path):
+    "Delete what an unpacking that was killed left: nobody has written to it for an hour."
+    for part in dest.glob(".*.unpacking-*"):
+        if time.time() - part.stat().st_mtime > 3600: shutil.rmtree(part, ignore_errors=True)
+
+
+def main(packs: Path, dest: Path | None = None):
+    "Unpack every set whose packs are all in the folder `packs` (into SSLNB_DATA, else this folder)."
+    dest = dest or Path(os.environ.get("SSLNB_DATA") or HERE).expanduser()
+    try: unpack_all(packs, dest)
+    except OSError as err: sys.exit(f"{err.filename or dest}: {err.strerror or err}; nothing half was left in {dest}.")
+
+
+def unpack_all(packs: Path, dest: Path):
+    "Unpack what is not there yet."
     if not any((packs / p).exists() for parts in SETS.values() for p in parts):
         return print(NO_PACKS.format(packs))
     expected = sums(packs)
+    dest.mkdir(parents=True, exist_ok=True)
+    sweep(dest)
     for name, parts in SETS.items():
         missing = [p for p in parts if not (packs / p).exists()]
-        if (dest / name).exists(): print(f"{name}: already there")
+        if (dest / name).exists(): print(f"{name}: already in {dest}")
         elif missing: print(f"{name}: left out, {', '.join(missing)} not in {packs}")
         else:
             unpack(name, [packs / p for p in parts], expected, dest)
-            print(f"{name}: unpacked")
+            print(f"{name}: unpacked into {dest}")
 
 
 if __name__ == "__main__":

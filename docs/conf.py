@@ -58,7 +58,7 @@ def write_reference(app):
         if old.name not in pages: old.unlink()
     for name, text in pages.items():
         page = folder / name
-        if not page.exists() or page.read_text() != text: page.write_text(text)
+        if not page.exists() or page.read_text("utf-8") != text: page.write_text(text, "utf-8")
 
 
 def fill_front_page(app, docname, source):

@@ -4,14 +4,14 @@
 
 # %% auto #0
 __all__ = ['SCALES', 'Mistake', 'Commands', 'json_digest', 'Notebook', 'read_notebook', 'notebooks', 'chosen', 'NotebookJob',
-           'job', 'library_digest', 'images_digest', 'records_digest', 'stamp_of', 'stamp', 'shown', 'failed_copy',
-           'execute', 'expected', 'seconds_of', 'seconds_left', 'Display', 'Outcome', 'reason', 'attempt', 'usual_jobs',
-           'sharing', 'run_job', 'stop', 'run_jobs', 'line', 'table', 'typed', 'cli', 'list_notebooks', 'run', 'study',
-           'report', 'files', 'size', 'data', 'get', 'run_folders', 'is_finished', 'store_group', 'damage', 'verify',
-           'remove', 'prune']
+           'job', 'folders_in', 'library_digest', 'sets_of', 'images_digest', 'records_digest', 'stamp_of', 'stamp',
+           'shown', 'failed_copy', 'execute', 'expected', 'seconds_of', 'seconds_left', 'Display', 'Outcome', 'reason',
+           'attempt', 'usual_jobs', 'sharing', 'run_job', 'stop', 'run_jobs', 'line', 'table', 'typed', 'cli',
+           'list_notebooks', 'run', 'study', 'report', 'files', 'size', 'data', 'get', 'run_folders', 'is_finished',
+           'store_group', 'damage', 'verify', 'remove', 'prune']
 
 # %% ../nbs/lib/cli.ipynb #b4811f1d
-import ast, contextlib, hashlib, json, logging, os, re, shutil, sys, threading, time, warnings
+import ast, contextlib, hashlib, json, os, re, shutil, sys, threading, time, warnings
 from collections.abc import Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from graphlib import TopologicalSorter
@@ -36,14 +36,22 @@ def _mistakes() -> tuple[type, ...]:
     from sslnb.runs import CorruptFile
     return SettingError, DataError, CorruptFile, FileNotFoundError
 
+def _warn(message, *_):
+    click.echo(f"Warning: {message}", err=True)
+
 class Commands(click.Group):
-    "Commands that tell a mistake in one line, and end after Ctrl-C with the 130 that shells expect."
+    """Commands that tell a mistake, a warning or what the system refuses (a full disk: exit code 1) in one line, and end after Ctrl-C with
+    the 130 that shells expect."""
     def invoke(self, ctx):
-        try: return super().invoke(ctx)
-        except (click.ClickException, click.Abort, click.exceptions.Exit): raise
+        try:
+            with warnings.catch_warnings():
+                warnings.showwarning = _warn
+                return super().invoke(ctx)
+        except (click.ClickException, click.Abort, click.exceptions.Exit, BrokenPipeError): raise
         except KeyboardInterrupt: ctx.exit(130)
         except Exception as err:
             if isinstance(err, _mistakes()): raise Mistake(str(err)) from None
+            if isinstance(err, OSError): raise click.ClickException(str(err)) from None
             raise
 
 # %% ../nbs/lib/cli.ipynb #33988e95
@@ -78,8 +86,12 @@ def _names(source: str) -> list[str]:
     return [node.target.id for node in ast.parse(source).body if isinstance(node, ast.AnnAssign)]
 
 def read_notebook(path: Path) -> Notebook:
-    "The notebook in a file."
-    cells = json.loads(path.read_text())["cells"]
+    "The notebook in a file. `Mistake`: it is none."
+    try: return _described(path, json.loads(path.read_text("utf-8"))["cells"])
+    except (ValueError, KeyError, TypeError, IndexError, SyntaxError) as err:
+        raise Mistake(f"{path} is no notebook that can be read ({type(err).__name__}: {err}); mend it or move it away") from None
+
+def _described(path: Path, cells: list[dict]) -> Notebook:
     sources, tags = ["".join(c["source"]) for c in cells], [c["metadata"].get("tags", []) for c in cells]
     first = sources[0]
     def found(pattern): return (re.findall(pattern, first, re.DOTALL) or [""])[0]
@@ -95,7 +107,9 @@ def notebooks() -> list[Notebook]:
     "The study notebooks in order: those of `SSLNB_NOTEBOOKS`, else of `nbs` in the project."
     from sslnb.core import folder
     place = folder("SSLNB_NOTEBOOKS", "nbs")
-    found = [read_notebook(path) for path in sorted(place.glob("[0-9][0-9]_*.ipynb"))]
+    found = [read_notebook(path) for path in sorted(place.glob("[0-9][0-9]_*.ipynb")) if re.fullmatch(r"\w+", path.stem)]  # no copies
+    twice = {nb.number for nb in found if sum(nb.number == other.number for other in found) > 1}
+    if twice: raise Mistake(f"two notebooks in {place} have the number {', '.join(sorted(twice))}; give one another, or move it away")
     if not found: raise Mistake(f"no study notebooks in {place}; start this in the project's folder")
     return found
 
@@ -117,42 +131,93 @@ class NotebookJob(NamedTuple):
 def job(notebook: Notebook, parameters: dict[str, Any], copy: Path | None = None) -> NotebookJob:
     """`notebook` with `parameters`, `scale` and `dataset` among them. The executed copy goes to
     `reports/<dataset>-<scale>/` by default. `Mistake`: a parameter that the notebook does not have."""
-    from sslnb.report import reports, slug
+    from sslnb.report import copies_folder
     unknown, known = ", ".join(sorted(set(parameters) - set(notebook.parameters))), ", ".join(notebook.parameters)
     if unknown: raise Mistake(f"{notebook.path.name} has no parameter {unknown}; it has: {known}")
-    place = f"{slug(str(parameters['dataset']))}-{slug(str(parameters['scale']))}"
-    return NotebookJob(notebook, parameters, copy or reports() / place / notebook.path.name)
+    parameters = {name: _from_here(value) for name, value in parameters.items()}
+    place = copies_folder(str(parameters["dataset"]), str(parameters["scale"]))
+    return NotebookJob(notebook, parameters, copy or place / notebook.path.name)
+
+def _from_here(value):
+    "A parameter's value with the folders in it made absolute: the kernel runs elsewhere."
+    if isinstance(value, list): return [_from_here(v) for v in value]
+    if not isinstance(value, str) or not value.startswith("folder:"): return value
+    return f"folder:{os.path.abspath(os.path.expanduser(value.removeprefix('folder:')))}"
+
+def folders_in(value) -> list[str]:
+    "All `folder:PATH` in a parameter's value, or in the values of a dict of them."
+    if isinstance(value, dict): value = list(value.values())
+    if isinstance(value, list): return [name for v in value for name in folders_in(v)]
+    return [value] if isinstance(value, str) and value.startswith("folder:") else []
 
 def library_digest() -> str:
     "Stands for the code of the library, but for this module, `site` and `exercises`: they change no result."
     others = ("cli.py", "site.py", "exercises.py", "__main__.py", "_modidx.py")
-    return json_digest({p.name: p.read_text() for p in Path(sslnb.__file__).parent.glob("*.py") if p.name not in others})
+    return json_digest({p.name: p.read_text("utf-8") for p in Path(sslnb.__file__).parent.glob("*.py") if p.name not in others})
+
+def sets_of(job: NotebookJob) -> list[str]:
+    "The image sets that a job uses: its own, and those that go with it where the notebook has a parameter for them."
+    from sslnb import protocols
+    from sslnb.core import SettingError
+    given, dataset = job.parameters, str(job.parameters["dataset"])
+    usual = {"counterpart": protocols.counterpart, "tasks": protocols.task_set, "larger_set": protocols.task_set, "digits": protocols.digit_set,
+             "others": lambda _: protocols.SIMCLIC.get(given["scale"], {}).get("others", [])}
+    found = [dataset]
+    for name in usual.keys() & set(job.notebook.parameters):
+        with contextlib.suppress(SettingError):  # no usual one: the notebook says so
+            value = usual[name](dataset) if given.get(name) is None else given[name]
+            found += value if isinstance(value, list) else [str(value)]
+    return sorted(set(found))
 
 def images_digest(dataset: str) -> str:
-    "Stands for the images of a set. `DataError`: it is not there."
+    "Stands for the images of a set, for training and testing. `DataError`: it is not there."
+    from sslnb.data import is_there
+    splits = ["train", "test", *(["unlabeled"] if is_there(dataset, "unlabeled") else [])]
+    return json_digest([_fingerprint(dataset, split) for split in splits])
+
+def _fingerprint(dataset: str, split: str) -> str:
     from sslnb.data import DataError, is_there, load
-    try: return load(dataset).fingerprint
+    try: return load(dataset, split).fingerprint
     except DataError:
-        if is_there(dataset): return "several sizes"  # only the notebook knows which one it wants
-        raise
+        if not is_there(dataset, split): raise
+        return load(dataset, split, size=32).fingerprint  # images of different sizes: only the notebook knows which one it wants
+
+def _images(jobs: list[NotebookJob]) -> dict[str, str]:
+    "The digests of all sets that jobs use. `DataError`: a data set is not there. Of one that goes with it, the notebook says so itself."
+    from sslnb.data import DataError
+    own, digests = {str(j.parameters["dataset"]) for j in jobs}, {}
+    for name in {name for j in jobs for name in sets_of(j)}:
+        try: digests[name] = images_digest(name)
+        except DataError:
+            if name in own: raise
+            digests[name] = "not there"
+    return digests
 
 def records_digest() -> str:
     "Stands for all records: a notebook about `all` papers reads those of every set and scale."
     from sslnb.report import reports
-    return json_digest({p.name: p.read_text() for p in (reports() / "records").glob("*.csv")})
+    return json_digest({p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in (reports() / "records").glob("*.csv") if p.is_file()})
+
+def _copied(copy: Path, part: str, kind: type):
+    "The cells or the metadata of an executed copy; empty where it is none, or damaged."
+    try: found = json.loads(copy.read_text("utf-8"))[part]
+    except (OSError, ValueError, KeyError, TypeError): return kind()
+    return found if isinstance(found, kind) else kind()
 
 def stamp_of(copy: Path) -> dict:
     "What an executed copy was made from, and by which commit; empty where there is no copy or no stamp."
-    try: return json.loads(copy.read_text())["metadata"].get("sslnb", {})
-    except (FileNotFoundError, ValueError, KeyError): return {}
+    found = _copied(copy, "metadata", dict).get("sslnb")
+    return found if isinstance(found, dict) else {}
 
 def stamp(job: NotebookJob, library: str, images: str) -> dict:
-    "What a copy made now would be made from."
+    "What a copy made now would be made from. `images`: the digest of the sets that it uses."
+    from sslnb.report import published
     stamps = {p.name[:2]: stamp_of(p).get("made from") for p in job.copy.parent.glob("[0-9][0-9]_*.ipynb")
               if not p.name.endswith(".failed.ipynb")}
     needs = {n: json_digest(stamps[n]) for n in job.notebook.needs if n in stamps and n != job.notebook.number}
     source = read_notebook(job.notebook.path).digest  # as it is now: in a long study it may have been edited
-    made_from = {"notebook": source, "library": library, "images": images, "parameters": json_digest(job.parameters), "needs": needs}
+    made_from = {"notebook": source, "library": library, "images": images, "needs": needs,
+                 "parameters": json_digest(published(job.parameters))}
     return made_from | ({"records": records_digest()} if job.notebook.paper == "all" else {})
 
 # %% ../nbs/lib/cli.ipynb #659ba15e
@@ -161,6 +226,13 @@ def shown(path: Path) -> str:
     from sslnb.core import ROOT
     return str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
 
+def _way_to_solutions(job: NotebookJob) -> str:
+    "The folder with the worked answers, as seen from the copy; as seen from the notebook, where the copy is not in the project."
+    from sslnb.core import ROOT
+    solutions = job.notebook.path.parent / "solutions"
+    if not (job.copy.is_relative_to(ROOT) and solutions.is_relative_to(ROOT)): return "solutions"
+    return Path(os.path.relpath(solutions, job.copy.parent)).as_posix()
+
 def failed_copy(copy: Path) -> Path:
     "Where the notebook is kept as far as it came."
     return copy.with_suffix(".failed.ipynb")
@@ -168,11 +240,11 @@ def failed_copy(copy: Path) -> Path:
 def execute(job: NotebookJob, made_from: dict, on_cell=None):
     """Run a notebook, in the project's folder. Its copy is replaced only after success; else the notebook as far as it
     came is at `failed_copy`, and papermill's error is raised. `on_cell(cell, cell_index)` is called before each cell."""
+    import nbformat
     import papermill
-    from papermill.iorw import write_ipynb
     from sslnb.core import ROOT, replacing
+    from sslnb.report import public
     from sslnb.runs import commit
-    logging.getLogger("papermill").setLevel("ERROR")  # it warns of parameters whose annotation it cannot read
     quiet = ["--IPKernelApp.log_level=CRITICAL"]  # the kernel's own log would fall into the display
     warnings.filterwarnings("ignore", "The specified file")  # papermill would rather that the hidden file ended in .ipynb
     with replacing(job.copy) as part:
@@ -184,15 +256,18 @@ def execute(job: NotebookJob, made_from: dict, on_cell=None):
         nb.metadata["sslnb"] = {"made from": made_from, "commit": commit()}
         copy = Path(job.copy.parent.name, job.copy.name)  # nobody else's folders: the copy is there to be shown
         nb.metadata.papermill |= {"input_path": shown(job.notebook.path), "output_path": str(copy)}
-        write_ipynb(nb, str(part))
+        text = nbformat.writes(nb).replace("](solutions/", f"]({_way_to_solutions(job)}/")
+        for name in folders_in(job.parameters):
+            for typed in (name, name.encode("unicode_escape").decode()):  # as data, and as papermill writes it into its cell
+                text = text.replace(json.dumps(typed, ensure_ascii=False)[1:-1], json.dumps(public(name), ensure_ascii=False)[1:-1])
+        part.write_text(text, "utf-8")
     failed_copy(job.copy).unlink(missing_ok=True)
 
 # %% ../nbs/lib/cli.ipynb #4ebe5c96
 def expected(job: NotebookJob) -> dict[str, float]:
     "Seconds to start the kernel, and of each cell (by id): those of an earlier copy, else a share of what the notebook says."
-    try: cells = json.loads(job.copy.read_text())["cells"]
-    except (FileNotFoundError, ValueError): cells = []
-    known = {c["id"]: c["metadata"].get("papermill", {}).get("duration") for c in cells}
+    cells = [c for c in _copied(job.copy, "cells", list) if isinstance(c, dict) and "id" in c]
+    known = {c["id"]: c.get("metadata", {}).get("papermill", {}).get("duration") for c in cells}
     share = 60 * job.notebook.minutes / len(job.notebook.cells) or 1.0
     return {"start": 2.0} | {i: known.get(i) or share for i in job.notebook.cells}
 
@@ -335,7 +410,9 @@ def stop(running: dict[Future, NotebookJob]):
 def run_jobs(jobs: list[NotebookJob], force: bool = False, at_once: int = 1) -> list[Outcome]:
     """Run what is not there and valid (with `force`: everything), whatever fails: `at_once` at a time, none before those that it
     needs, and first what has the longest way to the end after it."""
-    images = {name: images_digest(name) for name in {str(j.parameters["dataset"]) for j in jobs}}
+    for place in ("SSLNB_DATA", "SSLNB_STORE", "SSLNB_REPORTS", "SSLNB_NOTEBOOKS"):  # a kernel has another current folder
+        if os.environ.get(place): os.environ[place] = os.path.abspath(os.path.expanduser(os.environ[place]))
+    images = _images(jobs)
     by_number = {j.notebook.number: j for j in jobs}
     needs = {n: set(j.notebook.needs) & set(by_number) - {n} for n, j in by_number.items()}
     costs, order = {n: seconds_of(j) for n, j in by_number.items()}, TopologicalSorter(needs)
@@ -343,7 +420,7 @@ def run_jobs(jobs: list[NotebookJob], force: bool = False, at_once: int = 1) -> 
     order.prepare()
     ready, running, outcomes = [], {}, {}
     with sharing(at_once), Display(jobs, at_once) as display, ThreadPoolExecutor(at_once) as pool:
-        def start(job): running[pool.submit(run_job, job, images[str(job.parameters["dataset"])], force, display)] = job
+        def start(job): running[pool.submit(run_job, job, json_digest([images[n] for n in sets_of(job)]), force, display)] = job
         try:
             while order.is_active():
                 ready = sorted(sorted([*ready, *order.get_ready()]), key=to_the_end, reverse=True)
@@ -372,11 +449,16 @@ SCALES = ("smoke", "quick", "gpu", "paper")
 
 def typed(text: str) -> Any:
     "The value that a parameter on the command line stands for."
-    try: return ast.literal_eval(text)
-    except (ValueError, SyntaxError): pass
+    try: return _plain(ast.literal_eval(text), text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError): pass
     if not text.startswith("["): return text
-    try: return yaml.safe_load(text)
+    try: return _plain(yaml.safe_load(text), text)
     except yaml.YAMLError: raise Mistake(f"{text} is not a list; write it like [1, 2]") from None
+
+def _plain(value, text: str):
+    try: json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError): raise Mistake(f"{text} is no number, list or text that a parameter can have") from None
+    return value
 
 def _examples(*lines: str) -> str:
     return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
@@ -490,7 +572,7 @@ def _inside(folders: Iterable[Path]) -> list[Path]:
 def _places(root: Path) -> dict[str, Path | None]:
     "Every set that has a name, and the folder of those that are there as files."
     from sslnb.data import ARCHIVES, DRAWN, LISTED, is_there
-    inside = {name: sub for name, (_, sub, *_) in (ARCHIVES | LISTED).items()} | {"cifar100": "cifar100-20c"}
+    inside = {name: sub for name, (_, sub, *_) in (ARCHIVES | LISTED).items()}
     trees = [p.name for p in sorted(root.glob("[!.]*")) if p.is_dir() and p.name != "cache" and is_there(p.name)]
     names = dict.fromkeys([*DRAWN, "digits", *ARCHIVES, *LISTED, *trees])
     return {n: next((p for p in (root / n, root / inside.get(n, n)) if p.is_dir()), None) for n in names}
@@ -498,7 +580,8 @@ def _places(root: Path) -> dict[str, Path | None]:
 def _cached(name: str, root: Path) -> list[Path]:
     "The folders with the decoded splits of a set."
     split = re.compile(re.escape(name) + r"-(train|val|test|unlabeled)(-\d+)?")
-    return sorted(p.parent for p in (root / "cache").glob(f"{name}-*/meta.json") if split.fullmatch(p.parent.name))
+    from sslnb.data import cache_folder
+    return sorted(p.parent for p in cache_folder(root).glob(f"{name}-*/meta.json") if split.fullmatch(p.parent.name))
 
 def _counts(caches: list[Path]) -> tuple[str, str]:
     "Images and classes, as far as the set was ever decoded."
@@ -506,7 +589,7 @@ def _counts(caches: list[Path]) -> tuple[str, str]:
     if not caches: return "-", "-"
     splits = {re.sub(r"-\d+$", "", p.name): p for p in caches}  # each once, in whatever size
     images = sum(len(np.load(p / "pixels.npy", mmap_mode="r")) for p in splits.values())
-    return f"{images:,}", str(len(json.loads((caches[0] / "meta.json").read_text())["classes"]))
+    return f"{images:,}", str(len(json.loads((caches[0] / "meta.json").read_text("utf-8"))["classes"]))
 
 def _set_row(name: str, place: Path | None, root: Path) -> list[str]:
     from sslnb.data import DRAWN, is_there
@@ -547,7 +630,7 @@ def is_finished(folder: Path) -> bool:
     return (folder / "provenance.json").exists()
 
 def _config(folder: Path) -> dict:
-    try: return json.loads((folder / "config.json").read_text())
+    try: return json.loads((folder / "config.json").read_text("utf-8"))
     except (OSError, ValueError): return {}
 
 def _run_row(folder: Path) -> list:
@@ -573,7 +656,7 @@ def damage(folder: Path) -> str:
     from sslnb.runs import CorruptFile, Run
     from sslnb.train import TrainConfig
     try:
-        found = Run(from_json(TrainConfig, (folder / "config.json").read_text()), folder.parent)
+        found = Run(from_json(TrainConfig, (folder / "config.json").read_text("utf-8")), folder.parent)
         if found.hash != folder.name: return f"{folder / 'config.json'} belongs to the run {found.hash}"
         found.verify()
         found.provenance, found.history

@@ -10,9 +10,9 @@ import math
 
 import torch
 import torch.nn.functional as F
-from sklearn.manifold import TSNE
 from torch import Tensor
 
+from .behaviour import version
 from .core import SettingError
 
 # %% ../nbs/lib/embedding.ipynb #74508d70
@@ -42,10 +42,11 @@ def _check_pair(x, y, name="y"):
 # %% ../nbs/lib/embedding.ipynb #71f92986
 BLOCK = 1 << 24  # cosines held at a time: 64 MB
 
+@version(1)
 def neighbours(x: Tensor, queries: Tensor, k: int, own: Tensor | None = None) -> Tensor:
-    """Places in `x` (N×D) of the `k` nearest by cosine of each of `queries` (M×D), nearest first: M×k. `own` (M):
-    the place in `x` of each query, which is left out. `SettingError`: k not below N, NaN, a collapsed `x`, places
-    out of range."""
+    """Places in `x` (N×D) of the `k` nearest by cosine of each of `queries` (M×D), nearest first: M×k. `own` (M): the
+    place in `x` of each query, which is left out. Computed and returned where `x` is. `SettingError`: k not below N,
+    NaN, a collapsed `x`, places out of range."""
     _check_cloud(x, "x")
     _check(queries, "queries")
     if not 1 <= k < len(x):
@@ -54,28 +55,31 @@ def neighbours(x: Tensor, queries: Tensor, k: int, own: Tensor | None = None) ->
         raise SettingError(f"own: give the place of each of the {len(queries)} queries in x, from 0 to {len(x) - 1}")
     x, near, size = F.normalize(x.float()), [], max(1, BLOCK // len(x))
     for i in range(0, len(queries), size):
-        cosine = F.normalize(queries[i:i + size].float()) @ x.T
-        if own is not None: cosine.scatter_(1, own[i:i + size, None], -torch.inf)
+        cosine = F.normalize(queries[i:i + size].to(x)) @ x.T
+        if own is not None: cosine.scatter_(1, own[i:i + size, None].to(x.device), -torch.inf)
         near.append(cosine.topk(k).indices)
     return torch.cat(near)
 
 # %% ../nbs/lib/embedding.ipynb #72729570
+@version(1)
 def same_class(near: Tensor, labels: Tensor, query_labels: Tensor) -> float:
     """The share of neighbours that are of their query's class: `near` (M×k places), `labels` of what the places
     point to (N), `query_labels` (M). `SettingError`: other numbers of queries, a label missing (below 0)."""
     if len(near) != len(query_labels):
         raise SettingError(f"near is of {len(near)} queries, query_labels of {len(query_labels)}: give the same ones")
-    if min(labels.min(), query_labels.min()) < 0:
+    if (labels < 0).any() or (query_labels < 0).any():
         raise SettingError("labels below 0 stand for none: leave those images out")
+    labels, query_labels = labels.to(near.device), query_labels.to(near.device)
     return (labels[near] == query_labels[:, None]).float().mean().item()
 
 # %% ../nbs/lib/embedding.ipynb #e175a5e3
+@version(1)
 def overlap(x: Tensor, y: Tensor, k: int) -> float:
     """The mean share of the `k` nearest neighbours by cosine that N images have in common in `x` (N×D) and `y`
     (N×D'), from 0 to 1; k/(N-1) by chance. `SettingError`: other N, NaN, a collapsed embedding, k not below N."""
     _check_pair(x, y)
     places = torch.arange(len(x), device=x.device)
-    both = torch.cat([neighbours(e, e, k, places) for e in (x, y)], 1).sort(1).values
+    both = torch.cat([neighbours(e, e, k, places) for e in (x, y.to(x.device))], 1).sort(1).values
     return (both[:, 1:] == both[:, :-1]).sum().item() / (k * len(x))  # what both have stands twice in a row
 
 # %% ../nbs/lib/embedding.ipynb #5d41beb9
@@ -84,6 +88,16 @@ def _centred(x):
     x = x.double() - x.double().mean(0)
     return x / x.norm()
 
+def _turned(x, y):
+    "`x` after the orthogonal turn that brings it nearest to `y` (both N×D, centred)."
+    if x.shape[1] <= len(x):
+        u, _, vt = torch.linalg.svd(x.T @ y)
+        return x @ u @ vt
+    at, (span, y_at) = torch.linalg.qr(x.T).R, torch.linalg.qr(y.T)  # N of the D directions hold all of a cloud
+    u, _, vt = torch.linalg.svd(at @ y_at.T)
+    return at.T @ u @ vt @ span.T
+
+@version(1)
 def procrustes(x: Tensor, y: Tensor) -> float:
     """How far N images moved, on average, from `x` to `y` (both N×D) after both are centred and made the same size
     and the best turn is undone (orthogonal Procrustes, Schönemann 1966), in units of the root mean square distance
@@ -91,28 +105,36 @@ def procrustes(x: Tensor, y: Tensor) -> float:
     _check_pair(x, y)
     if x.shape[1] != y.shape[1]:
         raise SettingError(f"x has {x.shape[1]} features, y {y.shape[1]}: compare equal widths, or use cka")
-    x, y = _centred(x), _centred(y)
-    u, _, vt = torch.linalg.svd(x.T @ y)
-    return (x @ u @ vt - y).norm(dim=1).mean().item() * math.sqrt(len(x))
+    x, y = _centred(x), _centred(y.to(x.device))
+    return (_turned(x, y) - y).norm(dim=1).mean().item() * math.sqrt(len(x))
 
 # %% ../nbs/lib/embedding.ipynb #0fcaeb71
+@version(1)
 def cka(x: Tensor, y: Tensor) -> float:
     """Linear centred kernel alignment of `x` (N×D) and `y` (N×D'), from 0 (unrelated) to 1 (equal but for a turn, a
-    shift and a scale), in feature space: O(N·(D+D')²) (Kornblith et al. 2019). `SettingError`: other N, NaN, a
-    collapsed embedding."""
+    shift and a scale) (Kornblith et al. 2019). In feature space, O(N·(D+D')²), or where there are fewer images than
+    features by the Gram matrices, O(N²·(D+D')). `SettingError`: other N, NaN, a collapsed embedding."""
     _check_pair(x, y)
-    x, y = _centred(x), _centred(y)
+    x, y = _centred(x), _centred(y.to(x.device))
+    if len(x) < max(x.shape[1], y.shape[1]):
+        x, y = x @ x.T, y @ y.T
+        return ((x * y).sum() / (x.norm() * y.norm())).item()
     return ((x.T @ y).norm() ** 2 / ((x.T @ x).norm() * (y.T @ y).norm())).item()
 
 # %% ../nbs/lib/embedding.ipynb #6c17eb2b
+@version(1)
 def channel_deviation(z: Tensor) -> float:
-    "Mean over channels of the standard deviation of z/‖z‖ (`z` N×D), in units of 1/√D: 1 where all directions are used, 0 where all N are the same."
+    """Mean over channels of the standard deviation of z/‖z‖ (`z` N×D), in units of 1/√D: 1 where all directions are
+    used, 0 where all N are the same. `SettingError`: NaN, not N×D."""
     _check(z, "z")
     return F.normalize(z.float()).std(0, unbiased=False).mean().item() * math.sqrt(z.shape[1])
 
 # %% ../nbs/lib/embedding.ipynb #aff3b022
+@version(1)
 def effective_rank(x: Tensor) -> float:
-    "How many directions the variation of `x` (N×D) fills: exp of the entropy of the shares of its singular values, after centring (Roy and Vetterli 2007). From 1 to min(N−1, D); 0 where all embeddings are the same."
+    """How many directions the variation of `x` (N×D) fills: exp of the entropy of the shares of its singular values,
+    after centring (Roy and Vetterli 2007). From 1 to min(N−1, D); 0 where all embeddings are the same. `SettingError`:
+    NaN, not N×D."""
     _check(x, "x")
     x, size = x.double() - x.double().mean(0), x.double().norm()
     values = torch.linalg.svdvals(x)
@@ -123,11 +145,13 @@ def effective_rank(x: Tensor) -> float:
 def _principal_axes(x):
     "Positions on the first two principal components (N×2, NumPy), with a spread of 1 on the first; signs are fixed."
     x = _centred(x.cpu())
-    axes = torch.linalg.eigh(x.T @ x).eigenvectors[:, -2:].flip(1)
+    if x.shape[1] <= len(x): axes = torch.linalg.eigh(x.T @ x).eigenvectors[:, -2:].flip(1)
+    else: axes = F.normalize(x.T @ torch.linalg.eigh(x @ x.T).eigenvectors[:, -2:].flip(1), dim=0)  # as in clustering
     axes = axes * axes.gather(0, axes.abs().argmax(0, keepdim=True)).sign()  # the largest entry is positive
     at = x @ axes
     return (at / at[:, 0].std()).float().numpy()
 
+@version(1)
 def tsne(x: Tensor, start: Tensor | None = None, *, perplexity: float = 30.0) -> Tensor:
     """A map (N×2, CPU) of `x` (N×D) by t-SNE, begun at the first two principal components of `start` (N×D', default
     `x`): maps of several times can be compared if they share it. Nothing is random, so there is no seed.
@@ -136,5 +160,6 @@ def tsne(x: Tensor, start: Tensor | None = None, *, perplexity: float = 30.0) ->
     _check_pair(x, start, "start")
     if not 0 < perplexity < len(x):
         raise SettingError(f"perplexity = {perplexity}: choose a number of neighbours above 0 and below {len(x)}")
+    from sklearn.manifold import TSNE  # here, since it takes long to import
     model = TSNE(perplexity=perplexity, init=_principal_axes(start))
     return torch.from_numpy(model.fit_transform(x.detach().cpu().float().numpy()))

@@ -5,32 +5,40 @@
 # %% auto #0
 __all__ = ['RATES', 'raw_pixels', 'Probe', 'hold_out', 'linear_probe', 'knn', 'metrics', 'Result', 'score', 'check_classes',
            'evaluate', 'evaluate_run', 'evaluate_pixels', 'linear_tuning', 'tune_run', 'tuned_classifier',
-           'logistic_encoder', 'logistic_run', 'logistic_pixels', 'cluster_accuracy', 'cluster_run', 'cluster_pixels',
-           'few_labels', 'fine_tuning', 'fine_tune', 'tuning', 'evaluate_classifier', 'evaluate_classifier_run']
+           'logistic_score', 'error_rate', 'logistic_encoder', 'logistic_run', 'logistic_pixels', 'cluster_accuracy',
+           'cluster_run', 'cluster_pixels', 'few_labels', 'fine_tuning', 'fine_tune', 'tuning', 'evaluate_classifier',
+           'evaluate_classifier_run']
 
 # %% ../nbs/lib/evaluate.ipynb #1588d628
-import functools, math, warnings
+import math, warnings
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from sklearn.metrics import f1_score, roc_auc_score
 from torch import Tensor, nn
 
 from .augment import RECIPES, to_float
-from .clustering import hungarian, kmeans, nmi, pca, purity
-from .core import SettingError, best_device, rng, seed_of
+from .behaviour import arguments, digest_of, plain, version
+from .clustering import hungarian, kmeans, nmi, pca_at_most, purity
+from .core import SettingError, best_device, free_memory, rng, seed_of
 from .data import DataError, Images, stratified
-from .logistic import average_precision, labels_probe, logistic_probe
-from .models import Encoder, fast_precision, features, outputs
-from .runs import Run, cached, cached_tensors, stored_info
-from .train import TrainJob, TrainConfig, digest_of, load_classifier, load_encoder, train_all
+from .downstream import metric_of
+from .logistic import (CS, accuracy, average_precision, average_precision_11, check_samples, labels_probe,
+                            logistic_probe, mean_per_class)
+from .models import ENCODERS, Encoder, fast_precision, features, outputs
+from .runs import Found, Run, cached, cached_tensors, provenance, stored_info
+from .train import TrainConfig, TrainJob, load_classifier, load_encoder, resolve, train_all
 
 # %% ../nbs/lib/evaluate.ipynb #eb49e57b
+@version(1)
 def raw_pixels(images: Images) -> Tensor:
-    "The pixels themselves as features (N×CHW, in [0,1]): the floor under every method."
-    return to_float(images.pixels).flatten(1).cpu()
+    """The pixels themselves as features (N×CHW, in [0,1]): the floor under every method. On the best device if they fit
+    into half of the memory that is free there, else on the CPU."""
+    fits = 8 * images.pixels.numel() <= free_memory(best_device())
+    return to_float(images.pixels.to(best_device() if fits else "cpu")).flatten(1)
 
 # %% ../nbs/lib/evaluate.ipynb #0f82a1e3
 class Probe(NamedTuple):
@@ -42,9 +50,10 @@ class Probe(NamedTuple):
 
 RATES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
 
+@version(1)
 def hold_out(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
-    "Positions in a stratified random split: (the rest, `fraction` of them held out)."
-    held = stratified(labels, max(1, round(fraction * len(labels))), seed)
+    "Positions (on the CPU) in a stratified random split: (the rest, `fraction` of them held out)."
+    held = stratified(labels.cpu(), max(1, round(fraction * len(labels))), seed)
     rest = torch.ones(len(labels), dtype=torch.bool)
     rest[held] = False
     return rest.nonzero().flatten(), held
@@ -52,13 +61,13 @@ def hold_out(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor
 def _sgd(x, y, n_classes, rates, epochs, batch_size, *name):
     "Weights R×D×C and biases R×1×C of one classifier per rate; side by side, one matrix product serves all of them."
     n_rates, steps = len(rates), epochs * math.ceil(len(x) / batch_size)
-    w = torch.zeros(x.shape[1], n_rates * n_classes, requires_grad=True)
-    b = torch.zeros(n_rates * n_classes, requires_grad=True)
-    rates = torch.tensor(rates)
+    w = torch.zeros(x.shape[1], n_rates * n_classes, device=x.device, requires_grad=True)
+    b = torch.zeros(n_rates * n_classes, device=x.device, requires_grad=True)
+    rates = torch.tensor(rates, device=x.device)
     optimizer = torch.optim.SGD([w, b], lr=1.0, momentum=0.9)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for epoch in range(epochs):
-        for i in torch.randperm(len(x), generator=rng(*name, epoch)).split(batch_size):
+        for i in torch.randperm(len(x), generator=rng(*name, epoch)).to(x.device).split(batch_size):
             scores = torch.addmm(b, x[i], w).view(-1, n_classes)  # B·R×C
             loss = F.cross_entropy(scores, y[i].repeat_interleave(n_rates), reduction="none")
             optimizer.zero_grad()
@@ -67,45 +76,73 @@ def _sgd(x, y, n_classes, rates, epochs, batch_size, *name):
             schedule.step()
     return w.detach().unflatten(1, (n_rates, -1)).transpose(0, 1), b.detach().view(n_rates, 1, -1)
 
-def linear_probe(x: Tensor, y: Tensor, x_test: Tensor, *, seed: int = 0, epochs: int = 30, batch_size: int = 256,
-                 rates: tuple = RATES) -> Probe:
-    """A linear classifier on frozen features `x` (N×D) with labels `y` (N), and its scores on `x_test` (M×D). SGD as
-    in the SSL papers (momentum 0.9, cosine, no weight decay, no augmentation); the rate is chosen on a tenth of `x`."""
+@version(1)
+def linear_probe(x: Tensor, y: Tensor, x_test: Tensor, *, n_classes: int, seed: int = 0, epochs: int = 30,
+                 batch_size: int = 256, rates: tuple = RATES) -> Probe:
+    """A linear classifier on frozen features `x` (N×D) with labels `y` (N, 0 to `n_classes`−1), and its scores on
+    `x_test` (M×D). SGD as in the SSL papers (momentum 0.9, cosine, no weight decay, no augmentation); the rate is
+    chosen on a tenth of `x`. All on the device of `x`. `SettingError`: NaN, a missing label, fewer than two samples,
+    settings out of range."""
+    check_samples(x, y, n_classes)
+    if len(x) < 2: raise SettingError("one sample: the probe needs two or more, a tenth of them to choose its rate")
+    _check_settings(epochs=epochs, batch_size=batch_size, rates=min(rates, default=0))
+    y = y.to(x.device)
     mean, std = x.mean(0), x.std(0) + 1e-6
-    x, x_test = (x - mean) / std, (x_test - mean) / std
-    fit, held = hold_out(y, 0.1, seed)
-    n_classes = int(y.max()) + 1
+    x, x_test = (x - mean) / std, (x_test.to(x.device) - mean) / std
+    fit, held = (at.to(x.device) for at in hold_out(y, 0.1, seed))
     w, b = _sgd(x[fit], y[fit], n_classes, rates, epochs, batch_size, seed, "probe", "order")
     accuracy = ((x[held] @ w + b).argmax(2) == y[held]).float().mean(1)
     best = int(accuracy.argmax())
     return Probe((x_test @ w[best] + b[best]).log_softmax(1), _head(w[best], b[best, 0], mean, std), rates[best],
                  accuracy[best].item())
 
+def _check_settings(**settings):
+    for name, value in settings.items():
+        if not value > 0: raise SettingError(f"{name} = {value}: must be above 0")
+
 @torch.no_grad()
 def _head(w, b, mean, std):
     "The linear layer that does what `w`, `b` do after standardising by `mean`, `std`."
-    head = nn.Linear(*w.shape)
+    head = nn.Linear(*w.shape, device=w.device)
     head.weight.copy_((w / std[:, None]).T)
     head.bias.copy_(b - (mean / std) @ w)
     return head
 
 # %% ../nbs/lib/evaluate.ipynb #bfb4feac
-def knn(x: Tensor, y: Tensor, x_test: Tensor, *, k: int = 20, temperature: float = 0.07) -> Tensor:
-    "Scores (M×C, log of the votes' shares) of `x_test` (M×D) by the `k` nearest of `x` (N×D, with labels `y`)."
-    x, x_test = F.normalize(x), F.normalize(x_test)
+@version(1)
+def knn(x: Tensor, y: Tensor, x_test: Tensor, *, n_classes: int, k: int = 20, temperature: float = 0.07) -> Tensor:
+    """Scores (M×C, log of the votes' shares) of `x_test` (M×D) by the `k` nearest of `x` (N×D, with labels `y`, 0 to
+    `n_classes`−1; all of `x` where there are fewer). On the device of `x`. `SettingError`: NaN, a missing label, k
+    below 1, a temperature not above 0."""
+    check_samples(x, y, n_classes)
+    _check_settings(k=k, temperature=temperature)
+    y, x, x_test = y.to(x.device), F.normalize(x), F.normalize(x_test.to(x.device))
     votes = []
     for part in x_test.split(1000):
         cosine, near = (part @ x.T).topk(min(k, len(x)))
         weight = ((cosine - 1) / temperature).exp()
-        votes.append((F.one_hot(y[near], int(y.max()) + 1) * weight[..., None]).sum(1))
+        votes.append((F.one_hot(y[near], n_classes) * weight[..., None]).sum(1))
     votes = torch.cat(votes)
     return (votes / votes.sum(1, keepdim=True)).clamp_min(1e-12).log()
 
 # %% ../nbs/lib/evaluate.ipynb #46691674
+def _check_answers(scores, labels):
+    if scores.ndim != 2 or labels.shape != scores.shape[:1] or not len(labels):
+        raise SettingError(f"scores {tuple(scores.shape)}, labels {tuple(labels.shape)}: must be N×C and N, not empty")
+    broken = (scores.isnan() | (scores == torch.inf)).any(1)  # −∞ is a probability of 0
+    if broken.any(): raise SettingError(f"{int(broken.sum())} scores are NaN or infinite: see where training failed")
+    if labels.min() < 0: raise SettingError(f"{int((labels < 0).sum())} images have no label (below 0): leave them out")
+    highest = int(labels.max())
+    if highest >= scores.shape[1]: raise SettingError(f"label {highest}: there are {scores.shape[1]} scores")
+
+@version(1)
 def metrics(scores: Tensor, labels: Tensor) -> dict[str, float]:
     """Of scores (N×C, log-probabilities) and labels (N): top-1, -2, -3 accuracy, macro AUC (one against the rest),
-    macro and weighted F1; all fractions. AUC is NaN where a class has no image in `labels`."""
-    scores, labels = scores.cpu(), labels.cpu()
+    macro and weighted F1, the mean over the classes in `labels` of their accuracies; all fractions. AUC is NaN where a
+    class has no image in `labels`. `SettingError`: NaN, a missing label."""
+    from sklearn.metrics import f1_score, roc_auc_score  # here, since it takes long to import
+    scores, labels = scores.detach().cpu(), labels.cpu()
+    _check_answers(scores, labels)
     n_classes = scores.shape[1]
     order = scores.argsort(1, descending=True) == labels[:, None]
     out = {f"top{k}": order[:, :k].any(1).float().mean().item() for k in (1, 2, 3) if k <= n_classes}
@@ -114,20 +151,26 @@ def metrics(scores: Tensor, labels: Tensor) -> dict[str, float]:
     one_hot = np.eye(n_classes)[truth]
     auc = float(roc_auc_score(one_hot, scores.exp().numpy(), average="macro")) if complete else math.nan
     return out | {"auc": auc, "macro_f1": float(f1_score(truth, guess, average="macro")),
-                  "weighted_f1": float(f1_score(truth, guess, average="weighted"))}
+                  "weighted_f1": float(f1_score(truth, guess, average="weighted")),
+                  "mean_per_class": mean_per_class(scores.argmax(1), labels).item()}
 
 # %% ../nbs/lib/evaluate.ipynb #68533463
 class Result(NamedTuple):
-    "What an evaluation found: the numbers to report, and the class given to every test image."
-    metrics: dict[str, float]
+    """What an evaluation found: the numbers to report (`metrics.by`: who computed them), and the class given to every
+    test image."""
+    metrics: Found
     predicted: list[int]
 
-def score(x: Tensor, y: Tensor, x_test: Tensor, y_test: Tensor, *, seed: int = 0) -> Result:
-    "Linear evaluation of features: `metrics` of a probe on the test set, its validation accuracy, k-NN's top-1."
-    probe = linear_probe(x, y, x_test, seed=seed)
-    near = metrics(knn(x, y, x_test), y_test)["top1"]
-    return Result(metrics(probe.scores, y_test) | {"validation": probe.validation, "knn_top1": near},
-                  probe.scores.argmax(1).tolist())
+@version(1)
+def score(x: Tensor, y: Tensor, x_test: Tensor, y_test: Tensor, *, n_classes: int, seed: int = 0, epochs: int = 30,
+          batch_size: int = 256, rates: tuple = RATES, k: int = 20, temperature: float = 0.07) -> Result:
+    """Linear evaluation of features: `metrics` of a `linear_probe` on the test set, its validation accuracy, top-1 of
+    `knn`. The settings are theirs."""
+    probe = linear_probe(x, y, x_test, n_classes=n_classes, seed=seed, epochs=epochs, batch_size=batch_size,
+                         rates=rates)
+    near = metrics(knn(x, y, x_test, n_classes=n_classes, k=k, temperature=temperature), y_test)["top1"]
+    numbers = metrics(probe.scores, y_test) | {"validation": probe.validation, "knn_top1": near}
+    return Result(Found(numbers, provenance(x.device)), probe.scores.argmax(1).tolist())
 
 def check_classes(train: Images, test: Images):
     "`DataError` unless both sets have the same classes."
@@ -135,40 +178,71 @@ def check_classes(train: Images, test: Images):
         raise DataError(f"{train.name} has {train.n_classes} classes ({', '.join(train.classes)}) but {test.name} has "
                         f"{test.n_classes} ({', '.join(test.classes)}): train and test on the same ones")
 
-def evaluate(encoder: Encoder, train: Images, test: Images, *, seed: int = 0, stage: int = -1) -> Result:
-    """Linear evaluation (`score`) of `encoder` after `stage`: trained on `train`, reported on `test`. `DataError` where
-    they have other classes."""
+def _check_labels(*parts):
+    "`DataError` unless each image of each of `parts` has one label."
+    for images in parts:
+        if images.labels.ndim > 1: raise DataError(f"{images.name}: images with several labels; use logistic_encoder")
+        missing = int((images.labels < 0).sum())
+        if missing:
+            raise DataError(f"{images.name} has {missing} images without a label: leave them out, "
+                            "images[images.labels >= 0]")
+
+def evaluate(encoder: Encoder, train: Images, test: Images, *, stage: int = -1, **settings) -> Result:
+    """Linear evaluation (`score`, with its `settings`: seed, rates, k, …) of `encoder` after `stage`: trained on
+    `train`, reported on `test`. `DataError` where they have other classes, or an image has no label."""
     check_classes(train, test)
+    _check_labels(train, test)
     x, x_test = features(encoder, train, stage), features(encoder, test, stage)
-    return score(x, train.labels.cpu(), x_test, test.labels.cpu(), seed=seed)
+    return score(x, train.labels, x_test, test.labels, n_classes=train.n_classes, **settings)
 
-def _images_key(train, test, seed):
-    return {"train": train.fingerprint, "test": test.fingerprint, "seed": seed}
+# %% ../nbs/lib/evaluate.ipynb #1ea00e8a
+def _stored(run, step):
+    "What identifies the encoder of `run` after `step` steps: its weights, its architecture and the code that makes it."
+    name = run.config.encoder
+    return [stored_info(run.model_file(step))["encoder"], name, run.config.size, plain(ENCODERS.get(name))]
 
-def evaluate_run(run: Run, step: int, train: Images, test: Images, *, seed: int = 0, stage: int = -1) -> Result:
-    "`evaluate` of the encoder of `run` after `step` steps; remembered by its weights: equal ones are judged once."
-    key = {"evaluate": stored_info(run.model_file(step))["encoder"], "stage": stage} | _images_key(train, test, seed)
-    return Result(*cached(key, lambda: evaluate(load_encoder(run, step), train, test, seed=seed, stage=stage)))
+def _result(fns, key: dict, compute: Callable[[], Result]) -> Result:
+    "`compute()`, `cached`."
+    found = cached(fns, key, lambda: compute()._asdict())
+    return Result(Found(found["metrics"], found.by), found["predicted"])
 
-def evaluate_pixels(train: Images, test: Images, *, seed: int = 0) -> Result:
-    "`score` of the raw pixels; remembered."
-    key = {"evaluate": "raw pixels"} | _images_key(train, test, seed)
-    return Result(*cached(key, lambda: score(raw_pixels(train), train.labels.cpu(), raw_pixels(test),
-                                               test.labels.cpu(), seed=seed)))
+def _score_key(train, test, settings):
+    key = arguments(score, "x", "y", "x_test", "y_test", n_classes=train.n_classes, **settings)
+    return {**key, "train": train, "test": test}
+
+def evaluate_run(run: Run, step: int, train: Images, test: Images, *, stage: int = -1, **settings) -> Result:
+    "`evaluate` of the encoder of `run` after `step` steps, from the store if equal weights were evaluated before."
+    key = {"encoder": _stored(run, step), "stage": stage, **_score_key(train, test, settings)}
+    return _result(evaluate, key, lambda: evaluate(load_encoder(run, step), train, test, stage=stage, **settings))
+
+def evaluate_pixels(train: Images, test: Images, **settings) -> Result:
+    "`score` of the raw pixels, kept like that of an encoder. `DataError` as in `evaluate`."
+    def compute():
+        check_classes(train, test)
+        _check_labels(train, test)
+        x, x_test = raw_pixels(train), raw_pixels(test)
+        return score(x, train.labels, x_test, test.labels, n_classes=train.n_classes, **settings)
+    return _result((score, raw_pixels), _score_key(train, test, settings), compute)
 
 # %% ../nbs/lib/evaluate.ipynb #e6349055
-def linear_tuning(x: Tensor, y: Tensor, inputs: list[Tensor], *, epochs: int = 30, lr: float = 0.1, batch_size: int = 256,
-                  seed: int = 0) -> tuple[nn.Linear, list[Tensor]]:
-    """A linear layer trained on frozen features `x` (N×D, labels `y`), and the class probabilities ((epochs+1)×M×C) that it gave
-    each of `inputs` (M×D) before the first and after every epoch. No choice is made, so no validation images are needed."""
+@version(1)
+def linear_tuning(x: Tensor, y: Tensor, inputs: list[Tensor], *, n_classes: int, epochs: int = 30, lr: float = 0.1,
+                  batch_size: int = 256, seed: int = 0) -> tuple[nn.Linear, list[Tensor]]:
+    """A linear layer trained on frozen features `x` (N×D, labels `y`, 0 to `n_classes`−1), and the class probabilities
+    ((epochs+1)×M×C) that it gave each of `inputs` (M×D) before the first and after every epoch. No choice is made, so
+    no validation images are needed. All on the device of `x`. `SettingError`: NaN, a missing label, settings out of
+    range."""
+    check_samples(x, y, n_classes)
+    _check_settings(epochs=epochs, lr=lr, batch_size=batch_size)
+    y, inputs = y.to(x.device), [i.to(x.device) for i in inputs]
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed_of(seed, "linear tuning"))
-        head = nn.Linear(x.shape[1], int(y.max()) + 1)
+        torch.default_generator.manual_seed(seed_of(seed, "linear tuning"))  # a GPU's generator is left as it is
+        head = nn.Linear(x.shape[1], n_classes).to(x.device)
     optimizer = torch.optim.SGD(head.parameters(), lr, momentum=0.9)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * math.ceil(len(x) / batch_size))
     way = [[head(i).softmax(1).detach()] for i in inputs]
     for epoch in range(epochs):
-        for i in torch.randperm(len(x), generator=rng(seed, "tuning", epoch)).split(batch_size):
+        for i in torch.randperm(len(x), generator=rng(seed, "tuning", epoch)).to(x.device).split(batch_size):
             optimizer.zero_grad()
             F.cross_entropy(head(x[i]), y[i]).backward()
             optimizer.step()
@@ -176,16 +250,19 @@ def linear_tuning(x: Tensor, y: Tensor, inputs: list[Tensor], *, epochs: int = 3
         for kept, i in zip(way, inputs): kept.append(head(i).softmax(1).detach())
     return head, [torch.stack(kept) for kept in way]
 
-def tune_run(run: Run, train: Images, test: Images, *, epochs: int = 30, seed: int = 0) -> dict[str, Tensor]:
-    """`linear_tuning` on the features of the encoder of `run`: `train` and `test`, the probabilities ((epochs+1)×N×C), and
-    `weight`, `bias` of the last linear layer. Remembered by the encoder's weights."""
+def tune_run(run: Run, train: Images, test: Images, **settings) -> Found:
+    """`linear_tuning` (with its `settings`: epochs, lr, seed, …) on the features of the encoder of `run`: `train` and
+    `test`, the probabilities ((epochs+1)×N×C), and `weight`, `bias` of the last linear layer, on the CPU. Kept by the
+    encoder's weights. `DataError`: other classes, an image without a label."""
     check_classes(train, test)
+    _check_labels(train)
     def compute():
         x, x_test = (features(load_encoder(run), images) for images in (train, test))
-        head, (on_train, on_test) = linear_tuning(x, train.labels.cpu(), [x, x_test], epochs=epochs, seed=seed)
+        head, (on_train, on_test) = linear_tuning(x, train.labels, [x, x_test], n_classes=train.n_classes, **settings)
         return {"train": on_train, "test": on_test, "weight": head.weight, "bias": head.bias}
-    key = {"tuning": stored_info(run.model_file(run.config.steps))["encoder"], "epochs": epochs}
-    return cached_tensors(key | _images_key(train, test, seed), compute)
+    key = {"encoder": _stored(run, run.config.steps), "train": train, "test": test,
+           **arguments(linear_tuning, "x", "y", "inputs", n_classes=train.n_classes, **settings)}
+    return cached_tensors((features, linear_tuning), key, compute)
 
 def tuned_classifier(run: Run, way: dict[str, Tensor]) -> nn.Sequential:
     "The encoder of `run` and the linear layer of a `way` that `tune_run` gave: images (N C H W, in [0,1]) to scores. In evaluation mode."
@@ -194,76 +271,120 @@ def tuned_classifier(run: Run, way: dict[str, Tensor]) -> nn.Sequential:
     return nn.Sequential(load_encoder(run), head.to(best_device())).eval()
 
 # %% ../nbs/lib/evaluate.ipynb #c67c189b
-def _logistic(features_of, train, val, test):
-    x, x_val, x_test = (features_of(images).to(best_device()) for images in (train, val, test))
-    parts = x, train.labels.cpu(), x_val, val.labels.cpu(), x_test
-    if test.labels.ndim == 2: return _of_labels(labels_probe(*parts), test.labels)
-    found = logistic_probe(*parts)
-    numbers = metrics(found.scores, test.labels)
-    return numbers | {"error": 1 - numbers["top1"], "C": found.C, "validation": max(found.validation)}
+_MEASURES = {"top1": accuracy, "mean_per_class": mean_per_class,
+             "map": average_precision, "map11": average_precision_11}
 
-def _of_labels(found, labels):
-    mean = average_precision(found.scores, labels).mean().item()
-    return {"map": mean, "error": 1 - mean, "validation": found.validation.amax(0).mean().item()}
+def _check_metric(metric, y):
+    fitting = ("map", "map11") if y.ndim > 1 else ("top1", "mean_per_class")
+    if metric not in fitting:
+        raise SettingError(f"metric = {metric!r}: labels {tuple(y.shape)} are judged by {' or '.join(fitting)}")
 
-def _remembered_logistic(what, reader, train, val, test):
-    "`_logistic` by what `reader()` gives, a function of images; only called if `what` was not judged before."
+@version(1)
+def logistic_score(x: Tensor, y: Tensor, x_val: Tensor, y_val: Tensor, x_test: Tensor, y_test: Tensor, *,
+                   n_classes: int, metric: str, Cs: tuple = CS) -> Found:
+    """Logistic evaluation of features (N×D, labels N, or N×K of 1, 0 and −1): `metrics` on the test set, `C`, and
+    `validation`, the highest `metric` on the validation set; with several labels `map` and `map11`, the means over the
+    labels of `average_precision` and `average_precision_11`. `error`: 1 − `metric`. `SettingError`: a metric that does
+    not fit."""
+    _check_metric(metric, y)
+    parts, how = (x, y, x_val, y_val, x_test), dict(Cs=Cs, measure=_MEASURES[metric])
+    if y.ndim > 1:
+        found = labels_probe(*parts, **how)
+        numbers = {"map": average_precision(found.scores, y_test).mean().item(),
+                   "map11": average_precision_11(found.scores, y_test).mean().item(),
+                   "validation": found.validation.amax(0).mean().item()}
+    else:
+        found = logistic_probe(*parts, n_classes=n_classes, **how)
+        numbers = metrics(found.scores, y_test) | {"C": found.C, "validation": max(found.validation)}
+    return Found(numbers | {"error": 1 - numbers[metric]}, provenance(x.device))
+
+def error_rate(numbers: dict[str, float], test: Images) -> float:
+    "1 − the number of `metrics` by which papers compare on the set of `test` (`downstream.metric_of`)."
+    return 1 - numbers[metric_of(test)]
+
+def _logistic(reader, code, key, train, val, test, Cs, device=None):
+    """`logistic_score` of what `reader()` gives, a function of images: called only if the result is not there for `key`
+    and `code`."""
     for other in (val, test): check_classes(train, other)
-    key = {"logistic": what, "train": train.fingerprint, "val": val.fingerprint, "test": test.fingerprint}
-    return cached(key, lambda: _logistic(reader(), train, val, test))
+    if train.labels.ndim == 1: _check_labels(train, val, test)
+    settings = dict(n_classes=train.n_classes, metric=metric_of(test), Cs=Cs)
+    def compute():
+        read = reader()
+        parts = [t for images in (train, val, test) for t in (read(images), images.labels)]
+        return logistic_score(*parts, **settings)
+    key = key | {"train": train, "val": val, "test": test, **settings}
+    return cached((logistic_score, *code), key, compute, device)
 
-def logistic_encoder(encoder: Encoder, train: Images, val: Images, test: Images) -> dict[str, float]:
-    """Logistic evaluation of the features of `encoder` (`simclic` §4.2): `metrics` on `test`, `error` (1 − top-1), `C` and the
-    accuracy on `val` that it was chosen by. Where images have several labels (VOC2007), one against the rest for each:
-    `map`, the mean average precision, and `error` = 1 − `map`. Remembered by the weights. `DataError`: other classes."""
-    return _remembered_logistic(digest_of(encoder), lambda: functools.partial(features, encoder), train, val, test)
+def logistic_encoder(encoder: Encoder, train: Images, val: Images, test: Images, *, Cs: tuple = CS) -> Found:
+    """Logistic evaluation (`logistic_score`) of the features of `encoder` (`simclic` §4.2): `metrics` on `test`, `C`
+    and the `validation` that it was chosen by, `error` by the metric of the set (`downstream.metric_of`). Where images
+    have several labels (VOC2007), one against the rest for each: `map`, `map11`. Kept by the encoder's weights and
+    code. `DataError`: other classes, an image without a label."""
+    device, key = next(encoder.parameters()).device, {"encoder": plain(encoder)}
+    return _logistic(lambda: partial(features, encoder), (features,), key, train, val, test, Cs, device)
 
-def logistic_run(run: Run, step: int, train: Images, val: Images, test: Images) -> dict[str, float]:
-    "`logistic_encoder` of the encoder of `run` after `step` steps; it is loaded only if it was not judged before."
-    weights = stored_info(run.model_file(step))["encoder"]
-    return _remembered_logistic(weights, lambda: functools.partial(features, load_encoder(run, step)), train, val, test)
+def logistic_run(run: Run, step: int, train: Images, val: Images, test: Images, *, Cs: tuple = CS) -> Found:
+    "`logistic_encoder` of the encoder of `run` after `step` steps; it is loaded only if the result is not there."
+    key = {"encoder": _stored(run, step)}
+    return _logistic(lambda: partial(features, load_encoder(run, step)), (features,), key, train, val, test, Cs)
 
-def logistic_pixels(train: Images, val: Images, test: Images) -> dict[str, float]:
+def logistic_pixels(train: Images, val: Images, test: Images, *, Cs: tuple = CS) -> Found:
     "The same of the raw pixels."
-    return _remembered_logistic("raw pixels", lambda: raw_pixels, train, val, test)
+    return _logistic(lambda: raw_pixels, (raw_pixels,), {}, train, val, test, Cs)
 
 # %% ../nbs/lib/evaluate.ipynb #a8727ee8
+@version(1)
 def cluster_accuracy(x: Tensor, x_test: Tensor, y_test: Tensor, k: int, *, components: int | None = None, seed: int = 0,
-                     starts: int = 5) -> dict[str, float]:
+                     starts: int = 5) -> Found:
     """`hungarian` accuracy, `nmi` and `purity` on the test images (`x_test` M×D, `y_test` M) of `k` clusters of the features
     `x` (N×D), the best of several `starts`. `components`: cluster so many whitened principal components, scaled to length
-    1, as DeepCluster does; None: the features as they are."""
-    if components: x, x_test = _on_sphere(x, x_test, components)
+    1, as DeepCluster does (where `x` varies in fewer directions those, with a warning); None: the features as they are.
+    `SettingError`: NaN, a missing label, settings out of range."""
+    _check_settings(starts=starts)
+    if components is not None: x, x_test = _on_sphere(x, x_test, components)
     found = min((kmeans(x, k, generator=rng(seed, "start", i)) for i in range(starts)), key=lambda c: c.inertia)
     assigned = found.assign(x_test)
-    return {"hungarian": hungarian(y_test, assigned), "nmi": nmi(y_test, assigned), "purity": purity(y_test, assigned)}
+    numbers = {f.__name__: f(y_test, assigned) for f in (hungarian, nmi, purity)}
+    return Found(numbers, provenance(x.device))
 
+@version(1)
 def _on_sphere(x, x_test, components):
     "`clustering.on_sphere` of `x`, and `x_test` in the same coordinates."
-    basis = pca(x, components)
+    basis = pca_at_most(x, components)
     return F.normalize(basis.projected), F.normalize(basis.project(x_test))
 
-@functools.lru_cache(1)  # the components of many pixels take seconds, and every seed asks for the same ones
 def _pixel_points(train, test, components):
-    x, x_test = raw_pixels(train), raw_pixels(test)
-    return _on_sphere(x, x_test, components) if components else (x, x_test)
+    """The pixels, or their components: kept, because those of many pixels take seconds and every seed asks for the same
+    ones."""
+    if components is None: return raw_pixels(train), raw_pixels(test)
+    def compute(): return dict(zip(("train", "test"), _on_sphere(raw_pixels(train), raw_pixels(test), components)))
+    found = cached_tensors((raw_pixels, _on_sphere), {"train": train, "test": test, "components": components}, compute)
+    return found["train"].to(best_device()), found["test"].to(best_device())
 
-def cluster_run(run: Run, step: int, train: Images, test: Images, components: int, *, seed: int = 0) -> dict[str, float]:
-    """`cluster_accuracy` of the encoder of `run` after `step` steps, with as many clusters as there are classes; remembered
-    by its weights."""
+def _cluster_key(train, test, components, settings):
+    key = arguments(cluster_accuracy, "x", "x_test", "y_test", test.n_classes, components=components, **settings)
+    return {**key, "train": train, "test": test}
+
+def cluster_run(run: Run, step: int, train: Images, test: Images, components: int | None, **settings) -> Found:
+    """`cluster_accuracy` (with its `settings`: seed, starts) of the encoder of `run` after `step` steps, with as many
+    clusters as there are classes; kept by its weights. `DataError`: a test image without a label."""
+    _check_labels(test)
     def compute():
         x, x_test = (features(load_encoder(run, step), images) for images in (train, test))
-        return cluster_accuracy(x, x_test, test.labels.cpu(), test.n_classes, components=components, seed=seed)
-    key = {"clusters": stored_info(run.model_file(step))["encoder"], "components": components}
-    return cached(key | _images_key(train, test, seed), compute)
+        return cluster_accuracy(x, x_test, test.labels, test.n_classes, components=components, **settings)
+    key = {"encoder": _stored(run, step), **_cluster_key(train, test, components, settings)}
+    return cached((features, cluster_accuracy), key, compute)
 
-def cluster_pixels(train: Images, test: Images, components: int | None = None, *, seed: int = 0) -> dict[str, float]:
-    "`cluster_accuracy` of the raw pixels, or of so many of their principal components; remembered."
-    key = {"clusters": "raw pixels", "components": components} | _images_key(train, test, seed)
-    return cached(key, lambda: cluster_accuracy(*_pixel_points(train, test, components), test.labels.cpu(),
-                                                  test.n_classes, seed=seed))
+def cluster_pixels(train: Images, test: Images, components: int | None = None, **settings) -> Found:
+    """`cluster_accuracy` of the raw pixels, or of so many of their principal components; kept. `DataError` as in
+    `cluster_run`."""
+    _check_labels(test)
+    def compute():
+        return cluster_accuracy(*_pixel_points(train, test, components), test.labels, test.n_classes, **settings)
+    return cached((raw_pixels, _on_sphere, cluster_accuracy), _cluster_key(train, test, components, settings), compute)
 
 # %% ../nbs/lib/evaluate.ipynb #af48ff9b
+@version(1)
 def few_labels(images: Images, fraction: float, seed: int) -> Images:
     """A stratified `fraction` (above 0, at most 1) of `images`. Where that leaves a class without an image, one of its own
     is added, with a warning. `SettingError`: no such fraction; `DataError`: a class has no image, an image no label."""
@@ -279,6 +400,7 @@ def few_labels(images: Images, fraction: float, seed: int) -> Images:
     return images[drawn]
 
 def _check_labelled(images, labels):
+    if labels.ndim > 1: raise DataError(f"{images.name}: its images have several labels each; fine-tuning takes one")
     if (labels < 0).any(): raise DataError(f"{images.name} has images without a label: there is nothing to fine-tune on")
     counts = labels.bincount(minlength=images.n_classes).tolist()
     empty = ", ".join(c for c, n in zip(images.classes, counts) if not n)
@@ -302,10 +424,8 @@ def fine_tuning(encoder: Encoder, images: Images, fraction: float, *, epochs: in
 
 def _tuning(encoder, images, *, batch_size, steps, keep=(), **settings):
     config = TrainConfig(**dict(optimizer="sgd", augment=RECIPES["crop-flip"]) | settings, method="supce", steps=steps,
-                         dataset=images.name, fingerprint=images.fingerprint, start=digest_of(encoder),
-                         encoder=encoder.name, size=encoder.side, batch_size=min(batch_size, len(images)),
-                         save_at=tuple(sorted({*keep, steps})), precision=fast_precision(best_device()))
-    return TrainJob(config, images, encoder)
+                         encoder=encoder.name, batch_size=min(batch_size, len(images)), save_at=keep)
+    return TrainJob(*resolve(config, best_device(), images, encoder), encoder)
 
 def fine_tune(encoder: Encoder, images: Images, fraction: float, **settings) -> Run:
     "The run of `fine_tuning`, trained or from the store. (Several at once, under one bar: `train.train_all`.)"
@@ -321,15 +441,21 @@ def tuning(encoder: Encoder, images: Images, *, lr: float, weight_decay: float, 
                    schedule="cosine")
 
 # %% ../nbs/lib/evaluate.ipynb #09d6ba23
+@version(1)
 def evaluate_classifier(model: nn.Module, test: Images) -> Result:
-    "`metrics` of a classifier's own answers to the test images. `DataError` where its classes are not as many as the test's."
+    """`metrics` of a classifier's own answers to the test images. `DataError` where its classes are not as many as the
+    test's, or an image has no label."""
+    _check_labels(test)
     scores = outputs(model, model, test).log_softmax(1)
     if scores.shape[1] != test.n_classes:
         raise DataError(f"the model knows {scores.shape[1]} classes, {test.name} has {test.n_classes}")
-    return Result(metrics(scores, test.labels), scores.argmax(1).tolist())
+    found = Found(metrics(scores, test.labels), provenance(next(model.parameters()).device))
+    return Result(found, scores.argmax(1).tolist())
 
 def evaluate_classifier_run(run: Run, test: Images, step: int | None = None) -> Result:
-    "`evaluate_classifier` of the classifier of `run` after `step` steps (default: the last); remembered by its weights."
+    "`evaluate_classifier` of the classifier of `run` after `step` steps (default: the last); kept by its weights."
     step = run.config.steps if step is None else step
-    key = {"classifier": stored_info(run.model_file(step))["sha256"], "test": test.fingerprint}
-    return Result(*cached(key, lambda: evaluate_classifier(load_classifier(run, step), test)))
+    whole = stored_info(run.model_file(step))["sha256"]  # with the head
+    key = {"encoder": _stored(run, step), "classifier": whole, "method": run.config.method, "test": test,
+           "n_classes": test.n_classes}
+    return _result(evaluate_classifier, key, lambda: evaluate_classifier(load_classifier(run, step), test))

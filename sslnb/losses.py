@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .behaviour import version
 from .core import SettingError
 
 # %% ../nbs/lib/losses.ipynb #5454964f
@@ -19,8 +20,13 @@ def _similarities(z, temperature):
         z = F.normalize(z.float())
         return (z @ z.T / temperature).fill_diagonal_(-torch.inf)
 
+def _check_temperature(temperature):
+    if not 0 < temperature < float("inf"): raise SettingError(f"temperature = {temperature}: must be above 0 and finite")
+
+@version(1)
 def nt_xent(z1: Tensor, z2: Tensor, temperature: float = 0.5) -> Tensor:
-    "NT-Xent of two views of N images, `z1` and `z2` (N×D, any length): a scalar (`rotnet`, Eq. 1)."
+    "NT-Xent of two views of N images, `z1` and `z2` (N×D, any length): a scalar (`rotnet`, Eq. 1). `SettingError`: temperature not above 0."
+    _check_temperature(temperature)
     n = len(z1)
     partner = torch.arange(2 * n, device=z1.device).roll(n)
     return F.cross_entropy(_similarities(torch.cat([z1, z2]), temperature), partner)
@@ -29,13 +35,14 @@ def nt_xent(z1: Tensor, z2: Tensor, temperature: float = 0.5) -> Tensor:
 def _compared(z, labels, temperature):
     """Similarities over temperature of V·N views (each with itself: −∞), and whether two are of one label
     (itself: no)."""
-    if not temperature > 0: raise SettingError(f"temperature = {temperature}: must be above 0")
+    _check_temperature(temperature)
     if z.ndim != 2 or len(z) < 2 or labels.ndim != 1 or not len(labels) or len(z) % len(labels):
         raise SettingError(f"z is {tuple(z.shape)}, labels {tuple(labels.shape)}: must be V·N×D (at least 2 rows) "
                            "and N, the first views of N images, then the second ones, …")
     labels = labels.repeat(len(z) // len(labels))
     return _similarities(z, temperature), (labels[:, None] == labels).fill_diagonal_(False)
 
+@version(1)
 def sup_con(z: Tensor, labels: Tensor, temperature: float = 0.07) -> Tensor:
     """SupCon of V views of N images, `z` (V·N×D, any length; the first view of all, then the second, …) with
     `labels` (N): a scalar (Khosla et al. 2020, Eq. 2). The mean over the views with a positive, 0 where none
@@ -46,6 +53,7 @@ def sup_con(z: Tensor, labels: Tensor, temperature: float = 0.07) -> Tensor:
     return (total / count.clamp_min(1)).sum() / (count > 0).sum().clamp_min(1)
 
 # %% ../nbs/lib/losses.ipynb #99ebcf3d
+@version(1)
 def nt_xent_as_published(z1: Tensor, z2: Tensor, temperature: float = 0.07) -> Tensor:
     """`geometry`'s Eq. 2 as printed, without exp in the denominator; arguments as `nt_xent`. NaN where the
     similarities of any view add up to less than nothing."""
@@ -54,6 +62,7 @@ def nt_xent_as_published(z1: Tensor, z2: Tensor, temperature: float = 0.07) -> T
     total = logits.masked_fill(logits.isinf(), 0).sum(1)
     return (total.log() - logits[positive]).mean()
 
+@version(1)
 def sup_con_as_published(z: Tensor, labels: Tensor, temperature: float = 0.07) -> Tensor:
     """`geometry`'s Eq. 3 as printed, the log outside of the mean over positives (Khosla et al. 2020's L_in);
     arguments, anchors and errors as `sup_con`."""

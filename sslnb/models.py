@@ -5,44 +5,55 @@
 # %% auto #0
 __all__ = ['ALEXNET', 'SMALL_ALEXNET', 'ENCODERS', 'IMAGENET', 'Normalize', 'Encoder', 'small_resnet', 'resnet', 'Sobel',
            'alexnet', 'make_encoder', 'encoder', 'pretrained', 'mlp', 'normed_mlp', 'fast_precision', 'autocast',
-           'frozen', 'outputs', 'features']
+           'frozen', 'outputs', 'features', 'Wrapped', 'wrap']
 
 # %% ../nbs/lib/models.ipynb #ee7ae560
+from collections.abc import Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-import torchvision
 from torch import Tensor, nn
-from torchvision.models.resnet import BasicBlock
 
 from .augment import to_float
-from .core import SettingError
+from .behaviour import version
+from .core import SettingError, free_memory
 from .vit import PRESETS, vit
 
 # %% ../nbs/lib/models.ipynb #e69f8166
+@version(1)
 class Normalize(nn.Module):
-    "Images N C H W in [0,1] to mean 0 and standard deviation 1 per channel (`mean`, `std`: C, in [0,1] units)."
+    """Images N C H W in [0,1] to mean 0 and standard deviation 1 per channel (`mean`, `std`: C, in [0,1] units). A channel that is
+    the same everywhere (`std` 0) becomes 0 everywhere."""
     def __init__(self, mean: Tensor, std: Tensor):
         super().__init__()
         self.register_buffer("mean", mean.view(1, -1, 1, 1))
-        self.register_buffer("std", std.view(1, -1, 1, 1))
+        self.register_buffer("std", torch.where(std > 0, std, 1).view(1, -1, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor: return (x - self.mean) / self.std
 
 # %% ../nbs/lib/models.ipynb #143233fb
+def _resized(x, side):
+    "Images brought to `side`×`side` pixels (bicubic); None: as they are."
+    return x if side is None else F.interpolate(x, size=(side, side), mode="bicubic")
+
+@version(1)
 class Encoder(nn.Module):
-    "Images (N C H W, in [0,1]) to features (N×`dim`): normalise, stem, stages, mean over positions."
-    def __init__(self, normalize: Normalize, stem: nn.Module, stages: list[nn.Module], dim: int):
+    """Images (N C H W, in [0,1]) to features (N×`dim`): normalise, stem, stages, mean over positions. `resize`: the side in
+    pixels that all images are brought to first (default: they stay as they are)."""
+    def __init__(self, normalize: Normalize, stem: nn.Module, stages: list[nn.Module], dim: int, resize: int | None = None):
         super().__init__()
         self.normalize, self.stem, self.stages, self.dim = normalize, stem, nn.ModuleList(stages), dim
+        self.resize = resize  # no module: it has no weights, and those of the stem keep their names
         self.to(memory_format=torch.channels_last)
+
+    def extra_repr(self) -> str: return f"resize={self.resize}" if self.resize else ""
 
     def maps(self, x: Tensor) -> list[Tensor]:
         "The feature maps (N C' H' W') after every stage."
-        x = self.stem(self.normalize(x).contiguous(memory_format=torch.channels_last))
+        x = self.stem(_resized(self.normalize(x), self.resize).contiguous(memory_format=torch.channels_last))
         return [x := stage(x) for stage in self.stages]
 
     def forward(self, x: Tensor) -> Tensor: return self.maps(x)[-1].mean((2, 3))
@@ -58,6 +69,7 @@ def _conv(c_in, c_out, kernel=3, stride=1, padding=1):
     return nn.Sequential(conv, nn.BatchNorm2d(c_out), nn.ReLU(inplace=True))
 
 def _block(c_in, c_out, stride):
+    from torchvision.models.resnet import BasicBlock  # here, since it takes seconds to import
     shortcut = None
     if stride != 1 or c_in != c_out:
         shortcut = nn.Sequential(nn.Conv2d(c_in, c_out, 1, stride, bias=False), nn.BatchNorm2d(c_out))
@@ -66,6 +78,7 @@ def _block(c_in, c_out, stride):
         if isinstance(m, nn.Conv2d): nn.init.kaiming_normal_(m.weight, mode="fan_out")
     return block
 
+@version(1)
 def small_resnet(width: int, normalize: Normalize, channels: int, side: int) -> Encoder:
     "Three residual blocks of `width`, 2×, 4× channels behind a stem of stride 2 (4 above 64 pixels)."
     stages = [_block(width, width, 1), _block(width, 2 * width, 2), _block(2 * width, 4 * width, 2)]
@@ -74,14 +87,18 @@ def small_resnet(width: int, normalize: Normalize, channels: int, side: int) -> 
     return Encoder(normalize, stem, stages, 4 * width)
 
 # %% ../nbs/lib/models.ipynb #2fdf4e95
-def resnet(name: str, normalize: Normalize, channels: int, side: int) -> Encoder:
-    "torchvision's `name` without its classifier; up to 64 pixels with the CIFAR stem (3×3, stride 1, no pooling)."
-    net = getattr(torchvision.models, name)(weights=None)
+@version(1)
+def resnet(name: str, normalize: Normalize, channels: int, side: int, resize: int | None = None) -> Encoder:
+    """torchvision's `name` without its classifier; up to 64 pixels with the CIFAR stem (3×3, stride 1, no pooling). `resize`: the
+    network is that for so many pixels, and all images are brought to them."""
+    from torchvision import models  # here, since it takes seconds to import
+    net = getattr(models, name)(weights=None)
     large = nn.Sequential(nn.Conv2d(channels, 64, 7, 2, 3, bias=False), net.bn1, net.relu, net.maxpool)
-    stem = _conv(channels, 64) if side <= 64 else large
-    return Encoder(normalize, stem, [net.layer1, net.layer2, net.layer3, net.layer4], net.fc.in_features)
+    stem = _conv(channels, 64) if (resize or side) <= 64 else large
+    return Encoder(normalize, stem, [net.layer1, net.layer2, net.layer3, net.layer4], net.fc.in_features, resize)
 
 # %% ../nbs/lib/models.ipynb #f8fd1ad8
+@version(1)
 class Sobel(nn.Module):
     "Images N C H W to their horizontal and vertical gradients (N×2×H×W) by Sobel's filters on the mean of the channels."
     def __init__(self):
@@ -91,6 +108,7 @@ class Sobel(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor: return F.conv2d(x.mean(1, keepdim=True), self.kernels, padding=1)
 
+@version(1)
 def alexnet(widths, normalize: Normalize, channels: int, side: int, sobel: bool = False) -> Encoder:
     "AlexNet with BatchNorm: five convolutions and two fully connected layers of the given seven `widths`."
     c1, c2, c3, c4, c5, full1, full2 = widths
@@ -112,6 +130,7 @@ ENCODERS = {
     "resnet18": lambda *about: resnet("resnet18", *about),
     "resnet34": lambda *about: resnet("resnet34", *about),
     "resnet50": lambda *about: resnet("resnet50", *about),
+    **{f"{name}@224": partial(resnet, name, resize=224) for name in ("resnet18", "resnet34", "resnet50")},  # of any images
     "alexnet": lambda *about: alexnet(ALEXNET, *about),
     "alexnet-sobel": lambda *about: alexnet(ALEXNET, *about, sobel=True),
     "small-alexnet": lambda *about: alexnet(SMALL_ALEXNET, *about),
@@ -119,43 +138,59 @@ ENCODERS = {
     **{preset: partial(vit, preset) for preset in PRESETS},
 }
 
+@version(1)
 def make_encoder(name: str, normalize: Normalize, channels: int, side: int) -> Encoder:
     """The encoder called `name` for images of `channels`×`side`×`side`; it knows its `name` and `side`. `SettingError` for a
-    name that is not in `ENCODERS`."""
+    name that is not in `ENCODERS`, or where that makes no encoder."""
     if name not in ENCODERS: raise SettingError(f"no encoder is called {name!r}; there are: {', '.join(ENCODERS)}")
     made = ENCODERS[name](normalize, channels, side)
+    if not all(hasattr(made, part) for part in ("layers", "dim", "normalize")):
+        raise SettingError(f"ENCODERS[{name!r}] makes a {type(made).__name__}, not an encoder: let it return "
+                           "wrap(network, normalize, side=side)")
     made.name, made.side = name, side
     return made
 
+@version(1)
 def encoder(name: str, images) -> Encoder:
-    "The encoder called `name` for `images` (a `data.Images`): its channels, its size, normalised by its statistics."
-    return make_encoder(name, Normalize(*images.mean_std()), images.pixels.shape[1], images.pixels.shape[-1])
+    """The encoder called `name` for `images` (a `data.Images`): its channels, its size (of images that are not square the shorter
+    side), normalised by its statistics. `SettingError`: no such encoder; a ViT for images that are not square."""
+    _, channels, *sides = images.pixels.shape
+    made = make_encoder(name, Normalize(*images.mean_std()), channels, min(sides))
+    if name in PRESETS and min(sides) != max(sides):
+        raise SettingError(f"{images.name} has images of {sides[0]}×{sides[1]} pixels: {name} takes square ones, e.g. "
+                           f"load(…, size={min(sides)})")
+    return made
 
 # %% ../nbs/lib/models.ipynb #f5603c85
 IMAGENET = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])  # mean, deviation
 
 def pretrained(name: str, download: bool = False) -> Encoder:
-    """torchvision's ResNet called `name` with its ImageNet weights (version 1); images of any size are brought to 224 pixels.
-    `SettingError` where the weights are not in torch's cache and `download` is not asked for, or fails."""
-    weights = torchvision.models.get_model_weights(name).IMAGENET1K_V1
+    """torchvision's ResNet called `name` with its ImageNet weights (version 1): the encoder `name`@224, which brings images of any
+    size to 224 pixels. `SettingError`: no such ResNet; its weights are not in torch's cache and `download` is not asked for, or
+    fails."""
+    from torchvision.models import get_model_weights  # here, since it takes seconds to import
+    if (ours := f"{name}@224") not in ENCODERS:
+        raise SettingError(f"no pretrained {name!r}; there are: {', '.join(n[:-4] for n in ENCODERS if n.endswith('@224'))}")
+    weights = get_model_weights(name).IMAGENET1K_V1
     file = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
     if not (download or file.exists()): raise SettingError(f"no {file}: pretrained({name!r}, download=True) fetches it")
     try: state = weights.get_state_dict(progress=False, check_hash=True)
     except Exception as err: raise SettingError(f"{weights.url} could not be had: {err}") from err
-    made = resnet(name, Normalize(*IMAGENET), 3, 224)
+    made = make_encoder(ours, Normalize(*IMAGENET), 3, 224)
     places = {"conv1": "stem.0", "bn1": "stem.1", **{f"layer{i + 1}": f"stages.{i}" for i in range(4)}}
     state = {f"{places[k.split('.')[0]]}.{k.split('.', 1)[1]}": v for k, v in state.items() if k.split(".")[0] in places}
     made.load_state_dict(state | {k: v for k, v in made.state_dict().items() if k.startswith("normalize")})
-    made.stem.insert(0, nn.Upsample(size=(224, 224), mode="bicubic"))
     return made.eval()
 
 # %% ../nbs/lib/models.ipynb #8caae426
+@version(1)
 def mlp(*sizes: int) -> nn.Sequential:
     "Linear layers of the given sizes with a ReLU between them: SimCLR's projector g(·)."
     layers = [m for a, b in zip(sizes, sizes[1:]) for m in (nn.Linear(a, b), nn.ReLU(inplace=True))]
     return nn.Sequential(*layers[:-1])
 
 # %% ../nbs/lib/models.ipynb #2facfffb
+@version(1)
 def normed_mlp(*sizes: int) -> nn.Sequential:
     "Linear layers of the given sizes, each but the last followed by BatchNorm and a ReLU."
     hidden = [m for a, b in zip(sizes, sizes[1:-1])
@@ -164,9 +199,10 @@ def normed_mlp(*sizes: int) -> nn.Sequential:
 
 # %% ../nbs/lib/models.ipynb #6e72b9af
 def fast_precision(device: torch.device) -> str:
-    "`bf16` where the hardware multiplies it natively, else `fp32`."
-    if device.type == "cuda": return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
-    return "bf16" if torch.cpu._is_avx512_bf16_supported() else "fp32"
+    "`bf16` where the hardware of `device` itself multiplies it, else (emulated, or another kind of device) `fp32`."
+    if device.type == "cuda": return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp32"
+    found = torch.cpu.get_capabilities() if device.type == "cpu" else {}
+    return "bf16" if any(found.get(k) for k in ("avx512_bf16", "amx_bf16", "sve_bf16")) else "fp32"  # Intel and AMD; ARM servers
 
 def autocast(precision: str, device: torch.device) -> torch.autocast:
     "A context in which convolutions and matrix products run in `precision` (`bf16` or `fp32`)."
@@ -186,14 +222,106 @@ def frozen(model: nn.Module):
         for p in trained: p.requires_grad_()
 
 # %% ../nbs/lib/models.ipynb #852e0946
+@version(1)
 @torch.no_grad()
-def outputs(model: nn.Module, fn, images, size: int = 200) -> Tensor:
-    """`fn` (float images in [0,1] to N×D) of all `images` (a `data.Images`), `size` at a time: N×D, float32, on the CPU.
-    Meanwhile `model` is `frozen`: no image's result depends on its neighbours."""
-    device = next(model.parameters()).device
+def outputs(model: nn.Module, fn, images, size: int | None = None) -> Tensor:
+    """`fn` (float images in [0,1] to N×D) of all `images` (a `data.Images`), `size` at a time (default: 200 on a CPU,
+    more on a GPU): N×D, float32, where `model` is if they fit into half of the memory that is free there, else on the
+    CPU. Meanwhile `model` is `frozen`: no image's result depends on its neighbours."""
+    device, found, n = next(model.parameters()).device, None, 0
+    size = size or (200 if device.type == "cpu" else max(1, 2**24 // images.pixels[0].numel()))  # fills a GPU
     with frozen(model), autocast(fast_precision(device), device):
-        return torch.cat([fn(to_float(x.to(device))).float().cpu() for x in images.pixels.split(size)])
+        for x in images.pixels.split(size):
+            part = fn(to_float(x.to(device))).float()
+            if found is None:
+                needed = 4 * len(images) * part[0].numel()  # bytes
+                at = device if 2 * needed <= free_memory(device) else torch.device("cpu")
+                found = part.new_empty(len(images), *part.shape[1:], device=at)
+            found[n:n + len(x)] = part
+            n += len(x)
+    return found
 
+@version(1)
 def features(encoder: Encoder, images, stage: int = -1) -> Tensor:
-    "The features (N×D, float32, CPU) of `images` after `stage` of the encoder (default: the last)."
+    """The features (N×D, float32, where `outputs` leaves them) of `images` after `stage` of the encoder (default: the
+    last)."""
     return outputs(encoder, lambda x: encoder.layers(x)[stage], images)
+
+# %% ../nbs/lib/models.ipynb #4286cfb3
+def _pooled(out, what):
+    "Features N×D; maps N×C×H×W by their mean. `SettingError`: `out` is neither."
+    if not isinstance(out, Tensor): raise SettingError(f"{what} gives a {type(out).__name__}, not a tensor: let it return its features")
+    if out.ndim not in (2, 4):
+        raise SettingError(f"{what} gives a tensor of shape {tuple(out.shape)}: features are N×D, feature maps N×C×H×W (of tokens N×T×D "
+                           "take the mean over T, or one of them)")
+    return out.mean((2, 3)) if out.ndim == 4 else out
+
+@version(1)
+class Wrapped(nn.Module):
+    "A network of yours with what evaluation asks of an `Encoder`: images (N C H W, in [0,1]) to features (N×`dim`). Made by `wrap`."
+    def __init__(self, module: nn.Module, normalize: Normalize, resize: int | None, stages: tuple[str, ...]):
+        super().__init__()
+        self.module, self.normalize, self.resize, self.stages = module, normalize, resize, stages
+
+    def extra_repr(self) -> str: return f"resize={self.resize}, stages={self.stages}"
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _pooled(self.module(_resized(self.normalize(x), self.resize)), type(self.module).__name__)
+
+    def layers(self, x: Tensor) -> list[Tensor]:
+        "The features after every part named in `stages` and at the end: N×C' each, the last one equal to `forward`."
+        seen = {}
+        def keep(name): return lambda part, given, out: seen.update({name: _pooled(out, name)})  # before a ReLU in place changes it
+        hooks = [self.module.get_submodule(name).register_forward_hook(keep(name)) for name in self.stages]
+        try: last = self(x)
+        finally:
+            for hook in hooks: hook.remove()
+        unused = ", ".join(name for name in self.stages if name not in seen)
+        if unused: raise SettingError(f"{type(self.module).__name__} does not call {unused} on the way to its features")
+        return [*(seen[name] for name in self.stages), last]
+
+@version(1)
+def wrap(module: nn.Module, statistics=None, *, side: int | None = None, resize: int | None = None, layers: Sequence[str] = (),
+         name: str | None = None) -> Wrapped:
+    """`module` (images to features N×D or maps N×C×H×W) as an encoder; it is not copied. `statistics`: the `Images` whose mean and
+    deviation normalise its input, or (mean, std) with one number a channel in [0,1], or a `Normalize`; None where `module` takes
+    3 channels in [0,1] as they are. `side`: of your images, in pixels (default: that of `Images`, else `resize`). `resize`: the side
+    that `module` was made for, if it is another. `layers`: names of parts (`module.named_modules()`) whose outputs are
+    stages, too. `name`: for the run store. `SettingError`: what `module` gives is no features, or not finite."""
+    if not isinstance(module, nn.Module):
+        raise SettingError(f"a {type(module).__name__} cannot be wrapped: put what it does into the forward of an nn.Module")
+    layers = (layers,) if isinstance(layers, str) else tuple(layers)
+    name, normalize = name or f"wrapped:{type(module).__name__}", _normalize(statistics)
+    if side is None: side = min(statistics.pixels.shape[-2:]) if hasattr(statistics, "pixels") else resize
+    if side is None: raise SettingError("wrap needs the side of your images in pixels: wrap(module, …, side=32)")
+    known = dict(module.named_modules())
+    for part in layers:
+        if part not in known: raise SettingError(f"{name} has no part {part!r}; it has: {', '.join(filter(None, known))}")
+    made = Wrapped(module, normalize.to(_device(module)), resize, layers)
+    made.name, made.side, made.dim = name, side, _try(made, name, side)
+    return made
+
+def _normalize(statistics):
+    if isinstance(statistics, Normalize): return statistics
+    if statistics is None: return Normalize(torch.zeros(3), torch.ones(3))
+    if hasattr(statistics, "mean_std"): statistics = statistics.mean_std()
+    try: mean, std = (torch.as_tensor(v, dtype=torch.float32).flatten() for v in statistics)
+    except (TypeError, ValueError) as err:
+        raise SettingError(f"statistics are Images, a Normalize, or (mean, std), not {statistics!r} ({err})") from None
+    if len(mean) != len(std): raise SettingError(f"{len(mean)} means, but {len(std)} deviations: give one of each for every channel")
+    return Normalize(mean, std)
+
+def _device(module): return next((t.device for t in (*module.parameters(), *module.buffers())), torch.device("cpu"))
+
+def _try(made, name, side) -> int:
+    "How many features come of two random images. `SettingError`: none, or not finite ones."
+    x = torch.rand(2, made.normalize.mean.shape[1], side, side, generator=torch.Generator().manual_seed(0))
+    try:
+        with torch.no_grad(), frozen(made): found = made.layers(x.to(_device(made)))
+    except SettingError: raise
+    except Exception as err:  # whatever `module` says of images that it cannot take
+        raise SettingError(f"{name} fails on images of {'×'.join(map(str, x.shape[1:]))} in [0,1]: {err}") from err
+    for stage, f in zip([*made.stages, "its output"], found):
+        if len(f) != 2: raise SettingError(f"{name}, {stage}: {len(f)} rows of features for 2 images; there must be one for each")
+        if not f.isfinite().all(): raise SettingError(f"{name}, {stage}: NaN or infinity for images in [0,1]")
+    return found[-1].shape[1]

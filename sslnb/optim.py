@@ -11,6 +11,7 @@ import math
 import torch
 from torch import Tensor
 
+from .behaviour import version
 from .core import SettingError
 
 # %% ../nbs/lib/optim.ipynb #92eb85da
@@ -20,6 +21,7 @@ def local_rates(params: list[Tensor], grads: list[Tensor], weight_decay: float, 
     return torch.where((w > 0) & (g > 0), trust * w / (g + weight_decay * w), 1.0)
 
 # %% ../nbs/lib/optim.ipynb #4e07e56c
+@version(1)
 class LARS(torch.optim.Optimizer):
     """SGD with momentum and a local rate for every layer (You et al. 2017; `local_rates`); parameters of fewer than
     two dimensions (biases, BatchNorm) have neither that nor weight decay. `SettingError`: a value out of range."""

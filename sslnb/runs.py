@@ -15,14 +15,13 @@ from pathlib import Path
 import pandas as pd
 import torch
 import torchvision
-from filelock import FileLock
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from . import __version__
-from .behaviour import behaviour, plain, tensor_digest
-from .core import ROOT, best_device, folder, replacing, to_json
+from .behaviour import behaviour_of, plain, tensor_digest
+from .core import ROOT, SettingError, best_device, folder, locked, replacing, to_json
 
 # %% ../nbs/lib/runs.ipynb #4937f267
 class CorruptFile(Exception):
@@ -79,6 +78,8 @@ def store_folder() -> Path:
     "The folder of all runs: `SSLNB_STORE`, else `reports/runs` in the project."
     return folder("SSLNB_STORE", "reports/runs")
 
+_ELSEWHERE = "name a store of your own with SSLNB_STORE"
+
 class Run:
     "One training run: the folder of `config` in the store."
     def __init__(self, config, where: Path | None = None):
@@ -96,7 +97,7 @@ class Run:
     @property
     def provenance(self) -> dict:
         "Commit, versions, device, seconds, images per second of a finished run."
-        return json.loads(self.provenance_file.read_text())
+        return json.loads(self.provenance_file.read_text("utf-8"))
 
     @property
     def history(self) -> pd.DataFrame:
@@ -108,15 +109,18 @@ class Run:
         if not self.provenance_file.exists(): raise CorruptFile(f"{self.folder} is not finished")
         for step in self.config.save_at: load_tensors(self.model_file(step))
 
-    def lock(self) -> FileLock:
-        "Held while training: two processes that want the same run do not both train it. Freed by the system on a crash."
-        self.folder.mkdir(parents=True, exist_ok=True)
-        return FileLock(self.folder / ".lock")
+    def lock(self):
+        """Held while training: two processes that want the same run do not both train it. Freed by the system on a crash.
+        `SettingError`: the store cannot be written to."""
+        try: self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as err: raise SettingError(f"no {self.folder} can be made ({err.strerror}): {_ELSEWHERE}") from None
+        if not os.access(self.folder, os.W_OK): raise SettingError(f"{self.folder} cannot be written to: {_ELSEWHERE}")
+        return locked(self.folder / ".lock", str(self))
 
     def finish(self, history: pd.DataFrame, about: dict):
         "Write what makes a run finished; `provenance.json` last."
         with replacing(self.folder / "history.csv") as part: history.to_csv(part, index=False)
-        with replacing(self.provenance_file) as part: part.write_text(json.dumps(about, indent=1))
+        with replacing(self.provenance_file) as part: part.write_text(json.dumps(about, indent=1), "utf-8")
         self.state_file.unlink(missing_ok=True)
 
 # %% ../nbs/lib/runs.ipynb #af3419b0
@@ -129,7 +133,7 @@ class Found(dict):
 
 def _whole(fns, key: dict) -> dict:
     fns = fns if isinstance(fns, (list, tuple)) else (fns,)
-    return {"behaviour": behaviour(*fns), "key": plain(key)}
+    return {"behaviour": behaviour_of(*fns), "key": plain(key)}
 
 def _place(whole: dict, suffix: str) -> Path:
     return store_folder() / "results" / f"{hashlib.sha256(to_json(whole).encode()).hexdigest()[:16]}{suffix}"
@@ -141,7 +145,7 @@ def _keep(path: Path, write: Callable[[Path], None]):
 
 def cached(fns, key: dict, compute: Callable[[], dict], device: torch.device | None = None) -> Found:
     """The plain values that `compute()` gives, from the store if they were computed before for an equal `key` (all arguments that can
-    change them) by code of equal `behaviour`: `fns`, one function or several. `device`: where `compute` works (default: the best)."""
+    change them) by code of equal behaviour (`behaviour_of`): `fns`, one function or several. `device`: where `compute` works (default: the best)."""
     path = _place(whole := _whole(fns, key), ".json")
     try:
         kept = json.loads(path.read_text("utf-8"))

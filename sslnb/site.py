@@ -4,18 +4,20 @@
 
 # %% auto #0
 __all__ = ['PAPERS', 'ABOUT', 'STANDS_FOR', 'NOTEBOOK', 'STYLE', 'SCRIPT', 'PAGE', 'signed', 'short', 'name', 'key', 'origin',
-           'settings_text', 'claim_rows', 'interval_marks', 'stands_for', 'matching', 'tables', 'plain', 'told',
-           'copies', 'notebook_pages', 'sources', 'summary', 'page', 'build_page']
+           'settings_text', 'own_words', 'claim_rows', 'interval_marks', 'stands_for', 'matching', 'tables',
+           'without_marks', 'told', 'copies', 'notebook_pages', 'sources', 'summary', 'page', 'build_page']
 
 # %% ../nbs/lib/site.ipynb #3aa19ce6
-import hashlib, json, math, os, re, struct, unicodedata
+import hashlib, json, math, os, re, struct, unicodedata, warnings
 from importlib.util import find_spec
 from pathlib import Path
+from urllib.parse import quote
 
 import pandas as pd
 from jinja2 import Environment
 
 from . import report
+from .cli import SCALES
 from .core import ROOT, replacing
 from .report import reports
 
@@ -46,7 +48,8 @@ def key(*parts: str) -> str:
     return "n" + hashlib.sha256("\n".join(parts).encode()).hexdigest()[:10]
 
 # %% ../nbs/lib/site.ipynb #38971893
-ABOUT = {"n": "test images", "setting": "setting", "device": "device", "commit": "commit", "versions": "versions"}
+ABOUT = {"n": "test images", "setting": "setting", "parameters": "parameters of the run", "device": "device", "commit": "commit",
+         "versions": "versions", "eval_device": "evaluated on", "eval_commit": "evaluated at commit", "eval_versions": "evaluated with"}
 
 def origin(found: pd.DataFrame, title: str) -> dict:
     "Of the records behind one number: an id, a title, a line per seed (value, run, seconds), and what they have in common."
@@ -57,12 +60,16 @@ def origin(found: pd.DataFrame, title: str) -> dict:
             "about": {label: text for label, text in common.items() if text}}
 
 def _common(column: pd.Series) -> str:
-    texts = dict.fromkeys(settings_text(v) if column.name == "setting" else str(v) for v in column.dropna())
+    texts = dict.fromkeys(own_words(v) if column.name in ("setting", "parameters") else str(v) for v in column.dropna())
     return "; ".join(t for t in texts if t)
 
 def settings_text(setting: str, but: tuple = ()) -> str:
     "The JSON of a setting in words."
     return ", ".join(f"{k.replace('_', ' ')} {_plain(v)}" for k, v in json.loads(setting).items() if k not in but)
+
+def own_words(parameters: str) -> str:
+    "The parameters of a run that differ from its scale's, in words."
+    return settings_text(parameters) if parameters else ""
 
 def _plain(value) -> str:
     if isinstance(value, bool): return "yes" if value else "no"
@@ -70,17 +77,17 @@ def _plain(value) -> str:
 
 # %% ../nbs/lib/site.ipynb #c219e85e
 def claim_rows() -> list[dict]:
-    "Every claim with its rows, one for each data set, scale and reading on record; `not run` where there are none."
-    margins = report.records(metric="margin")
+    "Every claim with its rows, one for each data set, scale, parameters of a run and reading on record; `not run` where there are none."
+    margins = report.known_margins(every=True)
     return [{"id": c.Index, "paper": c.paper, "where": c.where, "text": c.text,
              "rows": _rows(c.Index, margins[margins.item == c.Index])} for c in report.claims().itertuples()]
 
 def _rows(claim: str, margins: pd.DataFrame) -> list[dict]:
     if margins.empty: return [{"verdict": "not run", "parts": []}]
     readings = margins.setting.map(lambda s: report.reading_of(json.loads(s)))
-    rows = [{"dataset": dataset, "scale": scale, "reading": reading, **report.judge_claim(claim, part, scale),
-             "parts": _parts(claim, f"{claim}, {name(dataset)}, {scale}, {reading}", part)}
-            for (dataset, scale, reading), part in margins.groupby([margins.dataset, margins["scale"], readings])]
+    rows = [{"dataset": dataset, "scale": scale, "own": own_words(own), "reading": reading, **report.judge_claim(claim, part, scale),
+             "parts": _parts(claim, ", ".join(filter(None, [claim, name(dataset), scale, own_words(own), reading])), part)}
+            for (dataset, scale, own, reading), part in margins.groupby([margins.dataset, margins["scale"], margins["parameters"], readings])]
     widest = max((abs(x) for r in rows for p in r["parts"] for x in p["limits"] if math.isfinite(x)), default=0) or 1
     for part in (p for r in rows for p in r["parts"]): part["picture"] = interval_marks(*part["limits"], widest)
     return rows
@@ -130,7 +137,7 @@ def matching(ours: pd.DataFrame, number) -> pd.DataFrame:
 # %% ../nbs/lib/site.ipynb #69b4c147
 def tables() -> list[dict]:
     "The tables of all papers: the parts beside which we have numbers, and the numbers that nothing here measures."
-    everything = report.records()
+    everything = report.records(every=True)
     printed = pd.read_csv(ROOT / "data" / "reported.csv", keep_default_na=False)[["paper", "item"]].drop_duplicates()
     return [_table(paper, item, everything[(everything.paper == paper) & (everything.item == item)])
             for paper in PAPERS for item in printed[printed.paper == paper].item]
@@ -154,22 +161,23 @@ def _unlike(numbers: pd.DataFrame) -> pd.DataFrame:
     return numbers.assign(row=[named(n) for n in numbers.itertuples()])
 
 def _part(paper: str, item: str, dataset: str, numbers: pd.DataFrame, found: dict) -> dict:
-    places = sorted({p for n in numbers.index if n in found for p in zip(found[n].dataset, found[n]["scale"])},
+    places = sorted({p for n in numbers.index if n in found for p in zip(found[n].dataset, found[n]["scale"], found[n]["parameters"])},
                     key=lambda p: (p[0] != dataset, p))
     blocks = [{"row": row, "numbers": [_number(n, found.get(n.Index), places) for n in part.itertuples()]}
               for row, part in numbers.groupby("row", sort=False)]
     for b in blocks: b["lines"] = sum(len(n["lines"]) + bool(n["more"]) for n in b["numbers"])
-    columns = [{"dataset": d, "scale": s, "delta": d == dataset, "toy": s in report.TOY_SCALES} for d, s in places]
+    columns = [{"dataset": d, "scale": s, "own": own_words(own), "delta": d == dataset, "toy": s in report.TOY_SCALES}
+               for d, s, own in places]
     labelled = any(line["label"] for b in blocks for n in b["numbers"] for line in n["lines"])
     return {"paper": paper, "item": item, "dataset": dataset, "columns": columns, "blocks": blocks, "labelled": labelled,
             "width": labelled + sum(1 + c["delta"] for c in columns)}
 
 def _number(number, found: pd.DataFrame | None, places: list) -> dict:
-    "A number of the paper, and a line of cells (one for each data set and scale) for each further setting of ours."
+    "A number of the paper, and a line of cells (one for each data set, scale and parameters) for each further setting of ours."
     out = {"column": number.column, "paper": short(number.value, number.unit), "more": []}
     if found is None: return out | {"lines": [{"label": "", "cells": [None] * len(places)}]}
     cells, labels = {}, {}
-    for place, part in found.groupby(["dataset", "scale"]):
+    for place, part in found.groupby(["dataset", "scale", "parameters"]):
         told = _told_apart(list(part.more.unique()))
         for more, one in part.groupby("more", sort=False):
             cells[told[more], place] = _cell(number, one, *place, told[more])
@@ -183,11 +191,11 @@ def _told_apart(many: list[str]) -> dict[str, str]:
     same = tuple(k for k in given[0] if all(g.get(k, g) == given[0][k] for g in given))
     return {m: settings_text(m, but=same) for m in many}
 
-def _cell(number, found: pd.DataFrame, dataset: str, scale: str, label: str) -> dict:
+def _cell(number, found: pd.DataFrame, dataset: str, scale: str, own: str, label: str) -> dict:
     v, delta, tested = found.value, "", ""
     if dataset == number.dataset:
         delta, tested = signed(v.mean() - number.value), report.number_verdict(number.value, v, 0.02, scale)
-    where = ", ".join(filter(None, [number.row, number.column, label, name(dataset), scale]))
+    where = ", ".join(filter(None, [number.row, number.column, label, name(dataset), scale, own_words(own)]))
     return {"mean": f"{v.mean():.3f}", "sd": f"{v.std():.3f}" if len(v) > 1 else "", "n": len(v), "delta": delta,
             "verdict": tested, "origin": origin(found, f"{number.item}: {where}")}
 
@@ -203,7 +211,7 @@ def _greek(match) -> str:
     try: return unicodedata.lookup(f"GREEK SMALL LETTER {match[1].removeprefix('var').upper()}")
     except KeyError: return match[1]
 
-def plain(markdown: str) -> str:
+def without_marks(markdown: str) -> str:
     "A paragraph without its marks; Greek letters as such, other formulas as they are typed."
     text = re.sub(r"\\([a-z]+)", _greek, re.sub(r"\s+", " ", markdown.strip()))
     text = re.sub(r"\[([^]]+)\]\([^)]+\)", r"\1", text)
@@ -211,7 +219,9 @@ def plain(markdown: str) -> str:
 
 def told(copy: Path) -> dict:
     "What an executed notebook says of itself: title, papers, commit, and of each figure (by file name) heading and caption."
-    cells = json.loads(copy.read_text())
+    cells = json.loads(copy.read_text("utf-8"))
+    about = cells["metadata"].get("papermill", {})
+    if about.get("exception"): raise ValueError("it ended with an error")
     first, heading, paragraph, figures = "".join(cells["cells"][0]["source"]), "", "", {}
     for cell in cells["cells"]:
         source = "".join(cell["source"])
@@ -219,28 +229,40 @@ def told(copy: Path) -> dict:
             heading = (re.findall(r"^#+ (.*)", source, re.M) or [heading])[-1]
             paragraph = re.split(r"\n\s*\n", source.strip())[-1]
         for figure in re.findall(r'save_figure\(.*?"(\w[\w-]*)"', source):
-            caption = "" if re.match(r"[#|$]", paragraph) else re.sub(r":$", ".", plain(paragraph))
-            figures[figure] = (plain(heading), caption)
-    return {"title": plain(re.findall(r"# ([^\n]*)", first)[0]), "papers": re.findall(r"\(key `(\w+)`\)", first),
-            "commit": cells["metadata"].get("sslnb", {}).get("commit", ""), "figures": figures}
+            caption = "" if re.match(r"[#|$]", paragraph) else re.sub(r":$", ".", without_marks(paragraph))
+            figures[figure] = (without_marks(heading), caption)
+    return {"title": without_marks(re.findall(r"# ([^\n]*)", first)[0]), "papers": re.findall(r"\(key `(\w+)`\)", first),
+            "commit": cells["metadata"].get("sslnb", {}).get("commit", ""), "figures": figures,
+            "parameters": dict(about.get("parameters", {}))}
 
 def copies() -> list[dict]:
-    "The executed notebooks that lie under reports/, in order of their numbers, with their figures."
+    "The executed notebooks that lie under reports/, in order of their numbers, with their figures. A file that is none costs a warning."
     found = [p for p in reports().glob("*/[0-9][0-9]_*.ipynb") if not p.name.endswith(".failed.ipynb")]
-    return [_copy(p) for p in sorted(found, key=lambda p: (p.name, p.parent.name))]
+    made = [_tried(_copy, p) for p in sorted(found, key=lambda p: (p.name, p.parent.name))]
+    return [c for c in made if c]
+
+def _tried(fn, path: Path):
+    "`fn` of a file; whatever is wrong with that file costs a warning and nothing else, since anything may lie there."
+    try: return fn(path)
+    except Exception as err: warnings.warn(f"{path}: left out of the page ({type(err).__name__}: {str(err)[:200]})")
 
 def _copy(path: Path) -> dict:
-    about, (dataset, scale) = told(path), path.parent.name.rsplit("-", 1)
+    about, (rest, _, last) = told(path), path.parent.name.rpartition("-")
+    given, (dataset, scale) = about["parameters"], (rest, last) if last in SCALES else (path.parent.name, "")
+    dataset, scale = (given.pop(k, there) for k, there in (("dataset", dataset), ("scale", scale)))
     words = about["figures"]
     drawn = sorted(path.parent.glob(f"{path.stem}-*.png"), key=lambda p: _place(words, p.stem))
     return about | {"stem": path.stem, "path": path.relative_to(reports()).as_posix(), "dataset": dataset, "scale": scale,
-                    "figures": [_figure(p, words.get(p.stem, ("", ""))) for p in drawn]}
+                    "own": own_words(json.dumps(given) if given else ""),
+                    "figures": [f for p in drawn if (f := _tried(lambda p: _figure(p, words.get(p.stem, ("", ""))), p))]}
 
 def _place(figures: dict, stem: str) -> tuple:
     return (list(figures).index(stem) if stem in figures else len(figures), stem)
 
 def _figure(path: Path, words: tuple[str, str]) -> dict:
-    with path.open("rb") as f: width, height = struct.unpack(">II", f.read(24)[16:])  # a PNG begins with its size
+    with path.open("rb") as f: begin = f.read(24)  # of a PNG: its size stands there
+    if begin[:8] != b"\x89PNG\r\n\x1a\n": raise ValueError("no PNG")
+    width, height = struct.unpack(">II", begin[16:])
     heading = words[0] or path.stem.split("-", 1)[1].replace("-", " ")
     return {"path": path.relative_to(reports()).as_posix(), "width": width, "height": height, "heading": heading,
             "caption": words[1]}
@@ -259,15 +281,16 @@ def notebook_pages() -> list[Path]:
     found = [reports() / c["path"] for c in copies()]
     for path in found:
         page = path.with_suffix(".html")
-        if not page.exists() or page.stat().st_mtime < path.stat().st_mtime: _write(page, _as_html(path))
+        if not page.exists() or page.stat().st_mtime < path.stat().st_mtime: _tried(_write_as_html, path)
+    found = [p for p in found if p.with_suffix(".html").exists()]
     names = sorted(p.with_suffix(".html").relative_to(reports()).as_posix() for p in found)
     _write(reports() / "pages.js", f"var pages = {json.dumps(names)};\n")
     _write(reports() / "mathjax.js", _mathjax().read_text(encoding="utf-8"))
     return [p.with_suffix(".html") for p in found]
 
-def _as_html(path: Path) -> str:
+def _write_as_html(path: Path):
     from nbconvert import HTMLExporter  # takes a second to import
-    return HTMLExporter(embed_images=True, raw_template=NOTEBOOK).from_filename(str(path))[0]
+    _write(path.with_suffix(".html"), HTMLExporter(embed_images=True, raw_template=NOTEBOOK).from_filename(str(path))[0])
 
 def _mathjax() -> Path:
     (place,) = find_spec("sphinx-mathjax-offline").submodule_search_locations  # not imported: that would import Sphinx
@@ -282,6 +305,7 @@ def sources() -> list[dict]:
     out = []
     for path in sorted((reports() / "records").glob("*.csv")):
         t = report.read_records(path)
+        if t.empty: continue
         out.append({"path": path.relative_to(reports()).as_posix(),
                     **{k: t[k][0] for k in ("paper", "dataset", "scale")},
                     "count": len(t), "seeds": t.seed.nunique(), "runs": t.run[t.run != ""].nunique(),
@@ -289,13 +313,13 @@ def sources() -> list[dict]:
     return out
 
 def summary(claims: list[dict]) -> list[dict]:
-    "For each data set and scale: how many claims have a margin, which way their readings point, and the verdicts."
+    "For each data set, scale and parameters of a run: how many claims have a margin, which way their readings point, and the verdicts."
     rows = pd.DataFrame([{"claim": c["id"]} | r for c in claims for r in c["rows"] if r.get("dataset")])
     if rows.empty: return []
-    return [{"dataset": d, "scale": s, "claims": g.claim.nunique(), "readings": len(g),
+    return [{"dataset": d, "scale": s, "own": own, "claims": g.claim.nunique(), "readings": len(g),
              "points": {e: int((g.evidence == e).sum()) for e in ("for", "unclear", "against")},
              "verdicts": {v: int(n) for v, n in g.verdict.value_counts(sort=False).items()}}
-            for (d, s), g in rows.groupby(["dataset", "scale"])]
+            for (d, s, own), g in rows.groupby(["dataset", "scale", "own"])]
 
 # %% ../nbs/lib/site.ipynb #1a56f740
 STYLE = """
@@ -482,7 +506,7 @@ the {{ "{:,}".format(count) }} numbers on record. Behind every number that is un
 <th scope="col" class="num">▲ for</th><th scope="col" class="num">◆ unclear</th><th scope="col" class="num">▼ against</th><th scope="col">verdicts</th></tr></thead>
 <tbody>
 {% for s in summary %}
-<tr><th scope="row">{{ s.dataset|name }}</th><td>{{ s.scale }}</td><td class="num">{{ s.claims }}</td><td class="num">{{ s.readings }}</td>
+<tr><th scope="row">{{ s.dataset|name }}</th><td>{{ s.scale }}{{ own(s.own) }}</td><td class="num">{{ s.claims }}</td><td class="num">{{ s.readings }}</td>
 {% for e, n in s.points.items() %}<td class="num {{ e }}">{{ n }}</td>{% endfor %}
 <td>{% for v, n in s.verdicts.items() %}{{ n }} × {{ badge(v) }} {% endfor %}</td></tr>
 {% else %}
@@ -528,7 +552,7 @@ the {{ "{:,}".format(count) }} numbers on record. Behind every number that is un
 {% for r in c.rows %}
 {% if r.dataset %}
 <tr class="row" data-paper="{{ paper }}" data-dataset="{{ r.dataset|words }}" data-scale="{{ r.scale }}" data-verdict="{{ r.verdict }}|{{ r.evidence }}">
-<td>{{ r.dataset|name }}, {{ r.scale }}</td><td>{{ r.reading }}</td><td>
+<td>{{ r.dataset|name }}, {{ r.scale }}{{ own(r.own) }}</td><td>{{ r.reading }}</td><td>
 {% for p in r.parts %}
 <div class="part"><svg class="{{ p.points }}" width="120" height="14" viewBox="0 0 120 14" aria-hidden="true"><line class="zero" x1="60" x2="60" y1="0" y2="14"/>
 <line x1="{{ p.picture.low }}" x2="{{ p.picture.high }}" y1="7" y2="7" stroke-width="1.5"/><circle cx="{{ p.picture.mean }}" cy="7" r="3.2" fill="currentColor"/></svg>
@@ -559,7 +583,7 @@ the column. Shares are fractions, errors too. Ours are at the scale that is name
 <div class="box" tabindex="0" role="region" aria-label="Table: {{ paper }}, {{ p.item }}, {{ p.dataset|name }}">
 <table><caption><span>{{ p.item }}, {{ p.dataset|name }}</span></caption>
 <thead><tr><th scope="col">row</th><th scope="col">column</th><th scope="col" class="num">paper</th>{% if p.labelled %}<th scope="col">our setting</th>{% endif %}
-{% for c in p.columns %}<th scope="col" class="num" data-dataset="{{ c.dataset|words }}" data-scale="{{ c.scale }}">ours: {{ c.dataset|name }}, {{ c.scale }}</th>
+{% for c in p.columns %}<th scope="col" class="num" data-dataset="{{ c.dataset|words }}" data-scale="{{ c.scale }}">ours: {{ c.dataset|name }}, {{ c.scale }}{{ own(c.own) }}</th>
 {% if c.delta %}<th scope="col" class="num" data-dataset="{{ c.dataset|words }}" data-scale="{{ c.scale }}">Δ{% if c.toy %} {{ badge("toy") }}{% endif %}</th>{% endif %}{% endfor %}</tr></thead>
 {% for b in p.blocks %}
 <tbody>
@@ -572,7 +596,7 @@ the column. Shares are fractions, errors too. Ours are at the scale that is name
 {% endfor %}
 {% if n.more %}
 <tr><td colspan="{{ p.width }}"><details><summary>{{ n.more|length }} more settings</summary><ul>
-{% for line in n.more %}{% for c in line.cells if c %}<li>{{ line.label }}, {{ p.columns[line.cells.index(c)].dataset|name }}: {{ number(c.mean, c.origin, " ± " ~ c.sd if c.sd else "") }} ({{ c.n }})</li>{% endfor %}{% endfor %}
+{% for line in n.more %}{% for c in line.cells if c %}<li>{{ line.label }}, {{ p.columns[line.cells.index(c)].dataset|name }}{{ own(p.columns[line.cells.index(c)].own) }}: {{ number(c.mean, c.origin, " ± " ~ c.sd if c.sd else "") }} ({{ c.n }})</li>{% endfor %}{% endfor %}
 </ul></details></td></tr>
 {% endif %}
 {% endfor %}
@@ -603,7 +627,7 @@ the column. Shares are fractions, errors too. Ours are at the scale that is name
 <div class="figures">
 {% for copy, f in group.figures %}
 <figure data-paper="{{ copy.papers|join('|') }}" data-dataset="{{ copy.dataset }}" data-scale="{{ copy.scale }}">
-<a href="{{ base }}{{ f.path }}"><img src="{{ base }}{{ f.path }}" width="{{ f.width }}" height="{{ f.height }}" loading="lazy" decoding="async"
+<a href="{{ base }}{{ f.path|url }}"><img src="{{ base }}{{ f.path|url }}" width="{{ f.width }}" height="{{ f.height }}" loading="lazy" decoding="async"
  alt="Plot: {{ f.heading }} ({{ copy.dataset }}, {{ copy.scale }}). {{ f.caption }}"></a>
 <figcaption><b>{{ f.heading }}</b>{% if f.caption %} · {{ f.caption }}{% endif %}<small>{{ copy.dataset }}, {{ copy.scale }}</small></figcaption>
 </figure>
@@ -619,8 +643,8 @@ the column. Shares are fractions, errors too. Ours are at the scale that is name
 <div class="box" tabindex="0" role="region" aria-label="Table: executed notebooks">
 <table><caption class="hidden"><span>Executed notebooks</span></caption><thead><tr><th scope="col">notebook</th><th scope="col">data set, scale</th><th scope="col">papers</th><th scope="col">executed at commit</th></tr></thead><tbody>
 {% for c in copies %}
-<tr class="copy" data-paper="{{ c.papers|join('|') }}" data-dataset="{{ c.dataset }}" data-scale="{{ c.scale }}"><th scope="row"><a data-page="{{ c.path|replace('.ipynb', '.html') }}" href="{{ base }}{{ c.path }}">{{ c.title }} <span class="soft">({{ c.dataset }}, {{ c.scale }})</span></a></th>
-<td>{{ c.dataset }}, {{ c.scale }}</td><td>{{ c.papers|join(", ") }}</td><td>{% if c.commit %}<code>{{ c.commit }}</code>{% else %}<span class="soft">not noted</span>{% endif %}</td></tr>
+<tr class="copy" data-paper="{{ c.papers|join('|') }}" data-dataset="{{ c.dataset }}" data-scale="{{ c.scale }}"><th scope="row"><a data-page="{{ c.path|replace('.ipynb', '.html') }}" href="{{ base }}{{ c.path|url }}">{{ c.title }} <span class="soft">({{ c.dataset }}, {{ c.scale }}{{ own(c.own) }})</span></a></th>
+<td>{{ c.dataset }}, {{ c.scale }}{{ own(c.own) }}</td><td>{{ c.papers|join(", ") }}</td><td>{% if c.commit %}<code>{{ c.commit }}</code>{% else %}<span class="soft">not noted</span>{% endif %}</td></tr>
 {% else %}
 <tr><td colspan="4">{{ badge("not run") }}</td></tr>
 {% endfor %}
@@ -634,7 +658,7 @@ the column. Shares are fractions, errors too. Ours are at the scale that is name
 <table><caption class="hidden"><span>Files of records</span></caption><thead><tr><th scope="col">file</th><th scope="col">data set, scale</th><th scope="col" class="num">numbers</th><th scope="col" class="num">seeds</th>
 <th scope="col" class="num">runs</th><th scope="col">device</th><th scope="col">commits</th></tr></thead><tbody>
 {% for s in sources %}
-<tr class="source" data-paper="{{ s.paper }}" data-dataset="{{ s.dataset|words }}" data-scale="{{ s.scale }}"><th scope="row"><a href="{{ base }}{{ s.path }}">{{ s.path|replace("records/", "") }}</a></th>
+<tr class="source" data-paper="{{ s.paper }}" data-dataset="{{ s.dataset|words }}" data-scale="{{ s.scale }}"><th scope="row"><a href="{{ base }}{{ s.path|url }}">{{ s.path|replace("records/", "") }}</a></th>
 <td>{{ s.dataset|name }}, {{ s.scale }}</td><td class="num">{{ "{:,}".format(s.count) }}</td><td class="num">{{ s.seeds }}</td><td class="num">{{ s.runs }}</td>
 <td>{{ s.devices|join("; ") }}</td><td>{% for c in s.commits %}<code>{{ c }}</code> {% endfor %}</td></tr>
 {% else %}
@@ -653,7 +677,8 @@ the column. Shares are fractions, errors too. Ours are at the scale that is name
 # %% ../nbs/lib/site.ipynb #2285d8d0
 def _environment() -> Environment:
     env = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
-    env.filters |= {"name": name, "words": lambda dataset: "|".join(dataset.split("->"))}
+    env.globals["own"] = lambda words: f" ({words})" if words else ""
+    env.filters |= {"name": name, "url": lambda path: quote(path), "words": lambda dataset: "|".join(dataset.split("->"))}
     return env
 
 def page(base: str = "") -> str:
@@ -685,7 +710,7 @@ def _filters(files: list[dict], found: list[dict]) -> list:
     datasets = sorted({d for f in files for d in f["dataset"].split("->")} | {c["dataset"] for c in found})
     verdicts = [("verdict", ["reproduced", "not reproduced", "inconclusive", "toy", "not run"]),
                 ("evidence points", ["for", "unclear", "against"])]
-    scales = [s for s in ("smoke", "quick", "gpu", "paper") if s in {x["scale"] for x in files + found}]
+    scales = [s for s in SCALES if s in {x["scale"] for x in files + found}]
     return [("paper", "paper", [("", list(PAPERS))]), ("dataset", "data set", [("", datasets)]),
             ("scale", "scale", [("", scales)]), ("verdict", "verdict", verdicts)]
 

@@ -11,9 +11,10 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def own_folders(tmp_path, monkeypatch):
-    "Runs and records of a test never land among the real ones."
+    "Runs, records and decoded sets of a test never land among the real ones."
     monkeypatch.setenv("SSLNB_STORE", str(tmp_path / "runs"))
     monkeypatch.setenv("SSLNB_REPORTS", str(tmp_path / "reports"))
+    monkeypatch.delenv("SSLNB_CACHE", raising=False)  # else it would be everybody's, whatever the data folder
 
 
 @pytest.fixture
@@ -23,7 +24,7 @@ def python():
 
     def start(code, *args):
         p = subprocess.Popen([sys.executable, "-c", code, *map(str, args)], env=os.environ.copy(),
-                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8")
         started.append(p)
         return p
     yield start

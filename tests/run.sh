@@ -4,12 +4,11 @@ set -e
 cd "$(dirname "$0")/.."
 BIN=${VENV:-.venv}/bin
 
-before=$(git status --porcelain; git diff)
+sources() { find sslnb nbs -name '*.py' -o -name '*.ipynb' | LC_ALL=C sort | xargs sha256sum; }  # works without git, too
+before=$(sources)
 $BIN/nbdev_export
 $BIN/nbdev_clean
-after=$(git status --porcelain; git diff)
-if [ "$before" != "$after" ]; then
-    git diff --stat
+if ! diff <(echo "$before") <(sources); then
     echo "make export clean-nb changes the files above: run it and commit what it changes" >&2
     exit 1
 fi

@@ -7,12 +7,15 @@ import torch
 import torch.nn.functional as F
 import torchattacks
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
-from sslnb import data
-from sslnb.attacks import fgsm, fgsm_normalized, noise, pgd, under_attack
+from sslnb import attacks, data
+from sslnb.attacks import fgsm, fgsm_normalized, images_at_once, noise, pgd, true_float32, under_attack
 from sslnb.augment import to_float
+from sslnb.behaviour import behaviour_of
 from sslnb.core import SettingError, rng
 from sslnb.models import encoder, frozen
+from sslnb.runs import cached
 
 with warnings.catch_warnings():  # an import that scipy has moved
     warnings.filterwarnings("ignore", message="Please import `gaussian_filter`", category=DeprecationWarning)
@@ -119,6 +122,31 @@ def test_a_callers_autocast_and_no_grad_change_nothing(net, x, y):
         assert torch.equal(pgd(net, x[:32], y[:32], 2 / 255, 1 / 255, 2, generator=rng(0)), plain)
 
 
+class Spy(nn.Module):
+    "A network that notes under which settings it is called."
+    def __init__(self, net): super().__init__(); self.net, self.seen = net, set()
+    def forward(self, x):
+        multipliers = torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.mkldnn.matmul, torch.backends.mkldnn.conv
+        self.seen.add((*(m.fp32_precision for m in multipliers), torch.is_autocast_enabled("cpu"), torch.backends.cudnn.deterministic,
+                       torch.backends.cuda.flash_sdp_enabled(), torch.backends.mha.get_fastpath_enabled()))
+        return self.net(x)
+
+
+@pytest.mark.parametrize("call", [
+    lambda net, s, x, y: fgsm(net, x, y, 0.1), lambda net, s, x, y: pgd(net, x, y, 0.1, 0.1, 2, restarts=2, stop_early=True),
+    lambda net, s, x, y: fgsm_normalized(net, x, y, 0.1, torch.ones(3)), lambda net, s, x, y: under_attack(net, s, [0.1], fgsm)],
+    ids=["fgsm", "pgd", "normalized", "under_attack"])
+def test_true_float32_whatever_the_caller_has_set(net, test_set, x, y, call):
+    "Convolutions, too, which on a GPU are TF32 by default."
+    matmul, conv, spy = torch.backends.cuda.matmul, torch.backends.cudnn.conv, Spy(net).eval()
+    before, (matmul.fp32_precision, conv.fp32_precision) = (matmul.fp32_precision, conv.fp32_precision), ("tf32", "tf32")
+    try:
+        with torch.autocast("cpu", torch.bfloat16): call(spy, test_set[:4], x[:4], y[:4])
+        assert spy.seen == {("ieee", "ieee", "ieee", "ieee", False, True, False, False)}
+        assert (matmul.fp32_precision, conv.fp32_precision) == ("tf32", "tf32")
+    finally: matmul.fp32_precision, conv.fp32_precision = before
+
+
 def test_a_step_larger_than_the_ball_stays_inside(net, x, y):
     found = pgd(net, x[:32], y[:32], EPS, 1.85, 2, generator=rng(0))
     assert ((found - x[:32]).abs().amax((1, 2, 3, 4)) <= torch.tensor(EPS) + 1e-6).all()
@@ -176,6 +204,67 @@ def test_the_verdict_is_that_of_the_model_in_evaluation_mode(net, test_set, x):
     torch.testing.assert_close(found.confidence[0], expected.values.detach())
 
 
+@pytest.mark.parametrize("options", [dict(), dict(restarts=3), dict(stop_early=True)])
+def test_random_starts_do_not_depend_on_the_parts(net, test_set, options):
+    "One generator goes through all parts; an image's starts are drawn together."
+    def curve(batch_size):
+        options_ = dict(alpha=0.5 / 255, steps=2, generator=rng("parts")) | options
+        return under_attack(net, test_set[:60], [0.5 / 255, 1 / 255], pgd, batch_size, **options_)
+    whole, parts = curve(1000), curve(14)
+    assert (whole.predicted == parts.predicted).float().mean() > 0.99
+    torch.testing.assert_close(whole.confidence, parts.confidence, atol=0.02, rtol=0)
+
+
+def kept_curve(net, images, eps, attack, **options):
+    "As in notebook 04."
+    return cached((under_attack, attack), dict(model=net, images=images, eps=eps, options=options),
+                  lambda: {"top1": under_attack(net, images, eps, attack, **options).accuracy().tolist()})
+
+
+def test_a_kept_curve_belongs_to_all_of_its_arguments(net, test_set, tmp_path):
+    def curve(net=net, images=test_set[:8], eps=(0, 0.01), attack=pgd, seed=0, **options):
+        kept_curve(net, images, list(eps), attack, **dict(alpha=0.01, steps=1, generator=rng(seed)) | options)
+        return len(list((tmp_path / "runs" / "results").iterdir()))
+    assert curve() == curve() == 1
+    other = nn.Sequential(net[0], nn.Linear(net[0].dim, 10))
+    for i, change in enumerate([dict(eps=(0, 0.02)), dict(alpha=0.02), dict(alpha=[0.01, 0.02]), dict(steps=2), dict(restarts=2), dict(seed=1),
+                                dict(stop_early=True), dict(random_start=False), dict(images=test_set[:9]), dict(net=other)], start=2):
+        assert curve(**change) == i
+    assert curve() == 11
+
+
+def test_a_replaced_attack_is_not_answered_from_the_store(net, test_set, monkeypatch):
+    def strong(): return kept_curve(net, test_set[:8], [0.5], attacks.pgd, alpha=0.1, steps=5, generator=rng(0))["top1"]
+    def nothing(model, x, y, eps, **options): return x.expand(len(eps), *x.shape)
+    found = strong()
+    monkeypatch.setattr(attacks, "pgd", nothing)
+    assert strong() != found
+    monkeypatch.undo()
+    monkeypatch.setattr(attacks, "_pgd_steps", lambda model, at, x, *more: x)  # a part of it
+    assert strong() != found
+
+
+def test_what_is_stored_names_its_versions():
+    assert {f"attacks.{what.__name__}" for what in (fgsm, fgsm_normalized, noise, pgd, under_attack)} == {
+        *behaviour_of(fgsm, fgsm_normalized, noise, pgd, under_attack)}
+
+
+def plain_net(): return nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16 * 30 * 30, 10))
+
+
+def test_on_a_gpu_parts_fill_half_of_what_is_free(monkeypatch):
+    "Without a GPU: tensors without contents say where they would be, and how large."
+    memory = dict(mem_get_info=lambda device: (10**9, 80 * 10**9), memory_reserved=lambda device: 3 * 10**8, memory_allocated=lambda device: 10**8)
+    for name, value in memory.items(): monkeypatch.setattr(torch.cuda, name, value)
+    net, x = plain_net(), torch.rand(2, 3, 32, 32)
+    with attacks._Weighed() as weighed, frozen(net): net(x[:1].requires_grad_())
+    with FakeTensorMode():
+        with torch.device("cuda"): fake = plain_net()
+        found = [images_at_once(fake, torch.rand(2, 3, 32, 32, device="cuda"), 250, copies) for copies in (1, 2)]
+    assert found[0] == pytest.approx(6 * 10**8 / weighed.bytes, rel=0.1) and abs(found[0] - 2 * found[1]) < 2
+    assert images_at_once(net, x, 250, 2) == 250  # the model is on the CPU, whatever the machine has
+
+
 def test_an_unlabelled_image_is_named(net, test_set):
     labels = test_set.labels.clone()
     labels[100] = -1
@@ -190,6 +279,9 @@ def test_an_unlabelled_image_is_named(net, test_set):
     (lambda net, s: under_attack(net, s, 0.1, fgsm), SettingError, "eps = 0.1: must be a list"),
     (lambda net, s: under_attack(net, s, EPS, lambda m, x, y, eps: x), SettingError, "all of eps at once"),
     (lambda net, s: under_attack(net, s, EPS, fgsm, batch_size=0), SettingError, "batch_size = 0: must be at least 1"),
+    (lambda net, s: under_attack(net, s, EPS, fgsm, batch_size=nan), SettingError, "batch_size = nan: must be at least 1"),
+    (lambda net, s: under_attack(net, s, "0.1", fgsm), SettingError, "eps = 0.1: must be a list"),
+    (lambda net, s: under_attack(net, replace(s, labels=F.one_hot(s.labels, 10)), EPS, fgsm), data.DataError, "several classes an image"),
 ])
 def test_what_a_curve_cannot_be_made_of(net, test_set, make, error, message):
     with pytest.raises(error, match=message): make(net, test_set)
@@ -205,6 +297,8 @@ nan = float("nan")
     (dict(eps=8), "eps = 8: must be between 0 and 1"),
     (dict(eps=nan), "eps = nan: must be between 0 and 1"),
     (dict(eps=[0, 0.1, 1.5]), "eps = 1.5: must be between 0 and 1"),
+    (dict(eps=1 + 2j), "eps = .*must be a number or a list of numbers"),
+    (dict(eps="a lot"), "eps = 'a lot': must be a number or a list of numbers"),
     (dict(eps=[]), "eps = .*must be a number or a list of numbers"),
     (dict(eps=[[0.1]]), "eps = .*must be a number or a list of numbers"),
     (dict(x=lambda x: (x * 255).byte()), "torch.uint8, not floats in .* use augment.to_float"),
@@ -244,6 +338,9 @@ class Broken(nn.Module):
     (dict(alpha=nan), "alpha = nan"), (dict(alpha=float("inf")), "alpha = inf"),
     (dict(alpha=[0.1, 0.1]), "alpha has 2 values for 3 of eps"),
     (dict(alpha=[0.1, 0.1], eps=0.1), "alpha has 2 values for 1 of eps"),
+    (dict(steps=nan), "steps = nan: must be at least 1, and a whole number"), (dict(steps=2.5), "steps = 2.5: must be at least 1"),
+    (dict(restarts=1.5), "restarts = 1.5: must be at least 1"), (dict(alpha="x"), "alpha = 'x': must be a number"),
+    (dict(steps=-1), "steps = -1: must be at least 1"),
     (dict(steps=0), "steps = 0: must be at least 1"), (dict(restarts=0), "restarts = 0: must be at least 1"),
     (dict(restarts=2, random_start=False), "2 restarts need random_start"),
 ])
@@ -254,6 +351,11 @@ def test_a_setting_that_makes_no_attack_is_named(net, x, y, change, message):
 def test_one_sigma_per_channel(net, x, y):
     with pytest.raises(SettingError, match=r"std has shape \(1,\): must be one per channel"):
         fgsm_normalized(net, x, y, 0.1, torch.ones(1))
+
+
+@pytest.mark.parametrize("std", [[0.2, 0, 0.2], [0.2, nan, 0.2], [0.2, -1, 0.2], [float("inf")] * 3])
+def test_a_sigma_above_zero(net, x, y, std):
+    with pytest.raises(SettingError, match="std = .*: each must be above 0"): fgsm_normalized(net, x, y, 0.1, torch.tensor(std))
 
 
 def test_noise_checks_its_images_too(x):

@@ -3,6 +3,7 @@ import json
 import os
 import pty
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,9 +16,11 @@ import nbformat
 import pytest
 from click.testing import CliRunner
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from PIL import Image
 
 from sslnb import cli
 from sslnb.core import to_json
+from sslnb.data import DataError
 from sslnb.runs import CorruptFile, Run
 from sslnb.train import TrainConfig, pretrain
 
@@ -57,7 +60,7 @@ def instant(monkeypatch):
         done.append(job.notebook.number)
         job.copy.parent.mkdir(parents=True, exist_ok=True)
         metadata = {"sslnb": {"made from": made_from, "commit": "0123456789"}}
-        job.copy.write_text(json.dumps({"metadata": metadata, "cells": []}))
+        job.copy.write_text(json.dumps({"metadata": metadata, "cells": []}), "utf-8")
     monkeypatch.setattr(cli, "execute", execute)
     return done
 
@@ -121,14 +124,14 @@ def said(terminal):
 
 def wait_for(path, seconds=60):
     end = time.monotonic() + seconds
-    while not path.exists() or not path.read_text():
+    while not path.exists() or not path.read_text("utf-8"):
         assert time.monotonic() < end, f"{path} does not appear"
         time.sleep(0.05)
 
 
 def gone(pid):
     "Has this process ended?"
-    try: return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
+    try: return Path(f"/proc/{pid}/stat").read_text("utf-8").rsplit(")", 1)[1].split()[0] == "Z"
     except FileNotFoundError: return True
 
 
@@ -149,7 +152,7 @@ def test_a_study_that_was_stopped_goes_on_where_it_was(how, code, write, copies,
     assert "Traceback" not in err and (how == signal.SIGKILL or "goes on from here" in err), err
     assert (copies / "01_small.ipynb").exists() and not (copies / "02_small.ipynb").exists()
     end = time.monotonic() + 10
-    while not gone(int(seen.read_text())):
+    while not gone(int(seen.read_text("utf-8"))):
         assert time.monotonic() < end, "the kernel lives on"
         time.sleep(0.1)
     assert how == signal.SIGKILL or not hidden(copies)
@@ -201,17 +204,17 @@ def test_several_launched_processes_are_told_what_to_do(write, monkeypatch):
 def test_an_unreadable_copy_is_no_copy(write, copies, instant):
     write("01")
     study()
-    (copies / "01_small.ipynb").write_text('{"metadata"')
+    (copies / "01_small.ipynb").write_text('{"metadata"', "utf-8")
     assert study() == ["ok"]
 
 
 def test_the_library_counts_but_not_the_command_line(tmp_path, monkeypatch):
-    for name in ("a.py", "cli.py"): (tmp_path / name).write_text("1")
+    for name in ("a.py", "cli.py"): (tmp_path / name).write_text("1", "utf-8")
     monkeypatch.setattr(cli.sslnb, "__file__", str(tmp_path / "__init__.py"))
     before = cli.library_digest()
-    (tmp_path / "cli.py").write_text("2")
+    (tmp_path / "cli.py").write_text("2", "utf-8")
     assert cli.library_digest() == before
-    (tmp_path / "a.py").write_text("2")
+    (tmp_path / "a.py").write_text("2", "utf-8")
     assert cli.library_digest() != before
 
 
@@ -270,7 +273,7 @@ def test_the_shell_completes_commands_and_numbers(write):
     def completed(words):
         env = {**os.environ, "_SSLNB_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
         code = "from sslnb.cli import cli; cli(prog_name='sslnb')"
-        return subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True).stdout.split()
+        return subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, encoding="utf-8").stdout.split()
     assert completed("sslnb st") == ["plain,store", "plain,study"]
     assert completed("sslnb run 0") == ["plain,01", "plain,04"]
 
@@ -283,7 +286,7 @@ def test_list_says_which_commit_a_copy_is_from(write, instant):
 
 
 def test_make_study_is_this_command():
-    told = subprocess.run(["make", "-n", "study", "SCALE=gpu", "DATA=cifar10"], cwd=ROOT, capture_output=True, text=True)
+    told = subprocess.run(["make", "-n", "study", "SCALE=gpu", "DATA=cifar10"], cwd=ROOT, capture_output=True, encoding="utf-8")
     assert "python -m sslnb study --scale gpu --data cifar10" in told.stdout
 
 
@@ -308,7 +311,7 @@ def unfinished(**other):
     "A run that was stopped."
     run = Run(TrainConfig(**SMALL | other))
     run.folder.mkdir(parents=True)
-    (run.folder / "config.json").write_text(to_json(run.config))
+    (run.folder / "config.json").write_text(to_json(run.config), "utf-8")
     return run
 
 
@@ -320,9 +323,9 @@ def damage_bit(run):
     data[-9] ^= 1
     path.write_bytes(data)
 def damage_gone(run): run.model_file(2).unlink()
-def damage_about(run): run.provenance_file.write_text("{")
-def damage_config(run): (run.folder / "config.json").write_text('{"method": "rotnet"}')
-def damage_swapped(run): (run.folder / "config.json").write_text(to_json(TrainConfig(**SMALL, seed=9)))
+def damage_about(run): run.provenance_file.write_text("{", "utf-8")
+def damage_config(run): (run.folder / "config.json").write_text('{"method": "rotnet"}', "utf-8")
+def damage_swapped(run): (run.folder / "config.json").write_text(to_json(TrainConfig(**SMALL, seed=9)), "utf-8")
 
 
 @pytest.mark.parametrize("damage", [damage_cut, damage_bit, damage_gone, damage_about, damage_config, damage_swapped])
@@ -336,7 +339,7 @@ def test_verify_finds_every_damage(damage, run):
 
 def test_store_lists_every_run(run):
     half = unfinished(seed=1)
-    (half.folder / "config.json").write_text("{")
+    (half.folder / "config.json").write_text("{", "utf-8")
     lines = sslnb("store").splitlines()
     assert any(line.startswith(f"{run.hash}  rotnet  digits") and line.endswith("finished") for line in lines)
     assert any(line.startswith(f"{half.hash}  ?") and line.endswith("unfinished") for line in lines)
@@ -371,3 +374,124 @@ def test_prune_never_deletes_a_run_in_training(run, python):
     p.kill(), p.wait()
     sslnb("store", "prune", "--older-than", "-1", "--yes")
     with pytest.raises(CorruptFile): run.verify()
+
+
+# What is at hand may be anything: other people's repositories, full disks, other languages, files that lie about.
+
+def test_a_copy_of_the_project_inside_another_repository_has_no_commit(tmp_path):
+    inner = tmp_path / "outer" / "project"
+    shutil.copytree(ROOT / "sslnb", inner / "sslnb", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "settings.ini", inner)
+    for command in (["init", "-q"], ["add", "-A"], ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "theirs"]):
+        subprocess.run(["git", "-C", tmp_path / "outer", *command], check=True)
+    code = "from sslnb.core import ROOT; from sslnb.runs import commit; print(ROOT); print(commit())"
+    told = subprocess.run([sys.executable, "-c", code], cwd=inner, env=os.environ | {"PYTHONPATH": str(inner)}, capture_output=True,
+                          encoding="utf-8", check=True).stdout.splitlines()
+    assert told == [str(inner.resolve()), "unknown"]
+
+
+def test_relative_places_mean_the_same_to_the_command_and_to_its_kernels(write, tmp_path, monkeypatch):
+    write("01", "from sslnb import report, runs\nprint(report.reports(), runs.store_folder())")
+    monkeypatch.chdir(tmp_path)
+    for name, place in (("SSLNB_REPORTS", "r"), ("SSLNB_STORE", "s")): monkeypatch.setenv(name, place)
+    sslnb("run", "01", "--data", "digits")
+    copy = nbformat.read(tmp_path / "r" / "digits-quick" / "01_small.ipynb", 4)
+    assert copy.cells[3].outputs[0].text == f"{tmp_path / 'r'} {tmp_path / 's'}\n"
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    "pictures(name): a folder with a tiny image set."
+    def pictures(name, shade=0):
+        for split in ("train", "test"):
+            for c in "ab":
+                (tmp_path / name / split / c).mkdir(parents=True)
+                for i in range(3): Image.new("RGB", (8, 8), (shade, i, ord(c))).save(tmp_path / name / split / c / f"{i}.png")
+        return tmp_path / name
+    return pictures
+
+
+def test_where_a_folder_is_stays_private_and_two_folders_share_nothing(write, pictures, tmp_path, monkeypatch):
+    monkeypatch.setenv("SSLNB_DATA", str(tmp_path / "data"))
+    write("01", "print(dataset)\nfrom sslnb import data, report\nprint(len(data.load(dataset)))\n"
+                "report.record({'top1': 0.5}, paper='rotnet', item='x', method='x', dataset=dataset, scale=scale, setting={'on': [dataset]})")
+    monkeypatch.chdir(pictures("猫").parent), pictures("кошки")
+    for name in ("猫", "кошки"): sslnb("run", "01", "--data", f"folder:{name}")
+    copies = sorted((tmp_path / "reports").glob("*/01_small.ipynb"))
+    tables = sorted((tmp_path / "reports" / "records").glob("*.csv"))
+    assert len(copies) == len(tables) == 2
+    for path in (*copies, *tables):
+        text = path.read_text("utf-8")
+        assert "folder:/" not in text and re.search("folder:(猫|кошки)", text), path
+
+
+def test_the_stamp_covers_all_images_of_all_sets(pictures, tmp_path, monkeypatch):
+    monkeypatch.setenv("SSLNB_DATA", str(tmp_path / "data"))
+    place = pictures("mine")
+    before = cli.images_digest(f"folder:{place}")
+    Image.new("RGB", (8, 8), (9, 9, 9)).save(place / "test" / "a" / "0.png")
+    after = cli.images_digest(f"folder:{place}")
+    assert after != before
+    Image.new("RGB", (4, 9)).save(place / "test" / "a" / "0.png")  # another size than the others
+    assert cli.images_digest(f"folder:{place}") not in (before, after)
+    shutil.rmtree(place / "test")
+    with pytest.raises(DataError): cli.images_digest(f"folder:{place}")
+    sets = {nb.number: cli.sets_of(cli.job(nb, {"scale": "quick", "dataset": "shapes"})) for nb in cli.notebooks()}
+    assert sets["01"] == ["shapes"] and sets["03"] == ["shapes", "shapes-b"] and sets["05"] == ["digits", "shapes"]
+    assert sets["04"] == sets["07"] == ["shapes", "shapes-20"]
+    other = {"scale": "quick", "dataset": "shapes", "counterpart": "digits"}
+    assert cli.sets_of(cli.job(*cli.chosen(["03"]), other)) == ["digits", "shapes"]
+
+
+@pytest.mark.parametrize("text", ["1+2j", "1e999", "{1, 2}", "[1, 2j]", "b'x'"])
+def test_what_is_no_plain_value_is_no_parameter(text, write):
+    write("01")
+    assert text in sslnb("run", "01", "--data", "digits", "-p", "x", text, code=2)
+
+
+def test_what_the_system_refuses_is_one_line(write, monkeypatch):
+    write("01")
+    def full(*_): raise OSError(28, "No space left on device", "cache")
+    monkeypatch.setattr(cli, "images_digest", full)
+    told = sslnb("run", "01", "--data", "digits", code=1)
+    assert "No space left on device" in told and "Traceback" not in told
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"metadata": 3}', '{"metadata": {"sslnb": []}, "cells": [1, {}]}', "\xff"])
+def test_whatever_lies_in_the_place_of_a_copy_it_is_made_again(text, write, copies, instant):
+    write("01")
+    copies.mkdir(parents=True)
+    (copies / "01_small.ipynb").write_text(text, "latin-1")
+    sslnb("list", "--data", "digits")
+    assert study() == ["ok"] and study() == ["skipped"]
+
+
+def test_copies_of_a_notebook_beside_it_are_no_notebooks(write, tmp_path):
+    write("01")
+    shutil.copy(tmp_path / "nbs" / "01_small.ipynb", tmp_path / "nbs" / "01_small-Copy1.ipynb")
+    assert [nb.path.name for nb in cli.notebooks()] == ["01_small.ipynb"]
+    shutil.copy(tmp_path / "nbs" / "01_small.ipynb", tmp_path / "nbs" / "01_other.ipynb")
+    assert "have the number 01" in sslnb("list", code=2)
+    (tmp_path / "nbs" / "01_other.ipynb").write_text("{", "utf-8")
+    assert "01_other.ipynb is no notebook" in sslnb("list", code=2)
+
+
+def test_links_to_the_worked_answers_work_in_a_copy():
+    nb, = cli.chosen(["01"])
+    copy = ROOT / "reports" / "shapes-quick" / nb.path.name
+    way = cli._way_to_solutions(cli.NotebookJob(nb, {}, copy))
+    assert (copy.parent / way / nb.path.name).resolve() == (ROOT / "nbs" / "solutions" / nb.path.name).resolve()
+
+
+def test_another_language_and_another_encoding_change_nothing(tmp_path):
+    code = ("import warnings\nwarnings.filterwarnings('error', category=EncodingWarning, module=r'sslnb\\b')\n"
+            "from click.testing import CliRunner\nfrom sslnb import cli, report, site\n"
+            "report.record({'top1': .5}, paper='rotnet', item='x', method='é', dataset='猫', scale='quick')\n"
+            "assert report.records().dataset.tolist() == ['猫'] and cli.notebooks()[-1].needs == [f'{i:02d}' for i in range(1, 10)]\n"
+            "for command in (['list'], ['data'], ['store'], ['report']):\n"
+            "    done = CliRunner().invoke(cli.cli, command, catch_exceptions=False)\n    assert done.exit_code == 0, done.output\n"
+            "assert '猫' in (report.reports() / 'index.html').read_text('utf-8')\n")
+    env = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONWARNDEFAULTENCODING": "1"}
+    (tmp_path / "data").mkdir()
+    done = subprocess.run([sys.executable, "-c", code], env=env | {"SSLNB_DATA": str(tmp_path / "data")}, capture_output=True, encoding="utf-8")
+    assert done.returncode == 0, done.stderr[-3000:]

@@ -5,8 +5,8 @@ import torch
 from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA as SklearnPCA
 
-from sslnb import clustering
-from sslnb.clustering import hungarian, kmeans, nmi, pca, purity
+from sslnb import clustering, data, models
+from sslnb.clustering import hungarian, kmeans, nmi, on_sphere, pca, pca_at_most, purity
 from sslnb.core import SettingError, rng
 
 
@@ -65,6 +65,43 @@ def test_pca_is_sklearns(n, d, whiten):
     expected = theirs.transform(new.double().numpy()) * signs
     np.testing.assert_allclose(ours.project(new).numpy(), expected, atol=2e-3, rtol=1e-3)
     assert ours.project(x).equal(ours.projected)
+
+
+@pytest.mark.parametrize("n, d", [(30, 31), (30, 1500), (200, 600)])
+def test_more_features_than_points_is_the_same_pca(n, d, monkeypatch):
+    x = heaps(n, d, 6) @ torch.diag(torch.linspace(1, 3, d)) + 10
+    by_gram = pca(x, 20)
+    monkeypatch.setattr(clustering, "_gram", clustering._covariance)  # D×D, as where there are more points
+    for a, b in zip(by_gram, pca(x, 20)): torch.testing.assert_close(a, b, atol=2e-4, rtol=2e-4)
+    with pytest.raises(SettingError, match=f"must be from 1 to {n - 1}, the rank"): pca(x, n)
+
+
+def test_large_images_need_no_matrix_of_their_pixels():
+    x = torch.rand(60, 3 * 224 * 224, generator=rng("large"))  # a covariance of 181 GB
+    found = pca(x, 10)
+    torch.testing.assert_close(found.projected.T.cov(), torch.eye(10), atol=1e-3, rtol=0)
+    torch.testing.assert_close(found.components @ found.components.T, torch.eye(10), atol=1e-4, rtol=0)
+
+
+def test_what_does_not_fit_is_said_first(monkeypatch):
+    monkeypatch.setattr(clustering, "free_memory", lambda device: 10_000)
+    words = "2000 points with 64 features need .* take fewer points"
+    with pytest.raises(SettingError, match=words): pca(heaps(2000, 64, 5), 3)
+    assert pca(heaps(20, 64, 5), 3).projected.shape == (20, 3)
+
+
+@pytest.mark.filterwarnings("always")
+def test_features_of_low_rank_are_clustered_all_the_same():
+    digits = data.load("digits")
+    torch.manual_seed(0)
+    x = models.features(models.encoder("tiny", digits), digits)
+    x[:, 5] = 0  # a channel that died
+    with pytest.raises(SettingError, match="the rank"): pca(x, 64)
+    with pytest.warns(UserWarning, match="fewer than 64 directions"): points = on_sphere(x, 64)
+    assert points.shape[1] < 64 and kmeans(points, 10, generator=rng("digits")).sizes.min() > 0
+    torch.testing.assert_close(points.norm(dim=1), torch.ones(len(x)))
+    with pytest.raises(SettingError, match="constant"): on_sphere(torch.ones(20, 4), 2)
+    with pytest.raises(SettingError, match="rank 0"): pca_at_most(1e4 + 1e-3 * torch.eye(4), 2)
 
 
 # -- blocks, randomness, empties ---------------------------------------------------------------------------------------

@@ -62,7 +62,7 @@ def copy(tmp_path):
 
 
 def test_commands_exist():
-    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.M))
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text("utf-8"), re.M))
     named = {word for command in re.findall(r"(?:^|`)make ([\w -]+?)(?=\s*#|`|$)", TEXT, re.M) for word in command.split()}
     assert {"setup", "export", "test"} <= named <= targets
     for path in set(re.findall(r"(?:nbs|tests)/[\w/]+\.(?:ipynb|py)", TEXT)) - {"nbs/lib/X.ipynb"}: assert (ROOT / path).exists(), path
@@ -70,10 +70,10 @@ def test_commands_exist():
 
 def test_a_method_in_one_sitting(copy, tmp_path):
     checks = [follow(name, copy) for name in LEAN_ON]
-    done = subprocess.run([Path(sys.executable).with_name("nbdev_export")], cwd=copy, capture_output=True, text=True)
+    done = subprocess.run([Path(sys.executable).with_name("nbdev_export")], cwd=copy, capture_output=True, encoding="utf-8")
     assert done.returncode == 0, done.stderr
-    assert "def barlow_twins" in (copy / "sslnb" / "losses.py").read_text()
-    assert '"barlow": BarlowTwins' in (copy / "sslnb" / "methods.py").read_text()
+    assert "def barlow_twins" in (copy / "sslnb" / "losses.py").read_text("utf-8")
+    assert '"barlow": BarlowTwins' in (copy / "sslnb" / "methods.py").read_text("utf-8")
     end = f"""
 import numpy, sslnb
 from sslnb.losses import barlow_twins
@@ -84,7 +84,7 @@ numpy.savez({str(tmp_path / "out.npz")!r}, z1=z1, z2=z2, value=barlow_twins(z1, 
     train, = blocks(part("Train it"), "python")
     script = "\n".join(["import torch", *(f"exec({code!r}, {{'__name__': 'cell'}})" for code in checks), train, end])
     env = {"SSLNB_DATA": str(ROOT / "data")} | os.environ | {"PYTHONPATH": str(copy)}
-    done = subprocess.run([sys.executable, "-c", script], cwd=copy, env=env, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", script], cwd=copy, env=env, capture_output=True, encoding="utf-8")
     assert done.returncode == 0, done.stderr[-3000:]
     out = np.load(tmp_path / "out.npz")
     c = np.corrcoef(out["z1"].T, out["z2"].T)[:5, 5:]  # an independent reference

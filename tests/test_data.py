@@ -1,15 +1,19 @@
 """Faults that a notebook cell cannot show: damaged files, killed and competing processes; the real sets."""
-import hashlib, multiprocessing, os, pickle, runpy, signal, time, warnings, zipfile
+import hashlib, multiprocessing, os, pickle, resource, runpy, signal, struct, subprocess, sys, time, warnings, zipfile
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from PIL import Image
 
-from sslnb import data
+from sslnb import core, data
 from sslnb.core import ROOT
-from sslnb.data import DataError, load
+from sslnb.data import DataError, Images, is_there, load, public_name
+from sslnb.runs import cached
 
 fork = multiprocessing.get_context("fork")
 
@@ -20,6 +24,12 @@ def paint(path: Path, seed=0, w=16, h=16, mode="RGB", **options) -> np.ndarray:
     pixels = np.random.default_rng(seed).integers(0, 256, (h, w, 3), dtype=np.uint8)
     Image.fromarray(pixels).convert(mode).save(path, **options)
     return pixels
+
+
+@pytest.fixture(autouse=True)
+def no_other_cache(tmp_path, monkeypatch):
+    "A user's own cache is the test's own."
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home cache"))
 
 
 @pytest.fixture
@@ -76,19 +86,145 @@ def test_flipped_byte_in_png(root):
     fault(root, "1.png")
 
 
-def test_sixteen_bits(root):
-    deep = np.arange(256, dtype=np.uint16).reshape(16, 16) * 200
-    Image.fromarray(deep).save(root / "zoo" / "train" / "ant" / "deep.png")
-    fault(root, "deep.png", "8 bits")
+def test_other_depths(root):
+    "16 bits have a range, 32 have none that we know."
+    for mode in ("F", "I"):
+        Image.new(mode, (16, 16)).save(root / "zoo" / "train" / "ant" / "deep.tiff")
+        fault(root, "deep.tiff", f"type {mode}", "unknown range")
+
+
+def twelve_bits(path):
+    "A TIFF file of 16×2 grey pixels with 12 bits each."
+    entries = [(256, 4, 16), (257, 4, 2), (258, 3, 12), (259, 3, 1), (262, 3, 1),
+               (273, 4, 122), (277, 3, 1), (278, 4, 2), (279, 4, 48)]
+    head = b"II*\0" + (8).to_bytes(4, "little") + len(entries).to_bytes(2, "little")
+    table = b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in entries)
+    path.write_bytes(head + table + bytes(4) + b"\xff" * 48)
+
+
+def test_twelve_bits_are_not_taken_for_sixteen(tmp_path):
+    twelve_bits(tmp_path / "flat.tiff")
+    with pytest.raises(DataError, match="flat.tiff"): load(f"folder:{tmp_path}", root=tmp_path / "data")
+
+
+GREY = np.arange(256, dtype=np.uint8).reshape(16, 16)
+HALF = np.where(np.arange(16)[:, None] < 8, 255, 0).astype(np.uint8).repeat(16, 1)  # what can be seen: the upper half
+SEEN = np.where(HALF == 255, GREY, 255)  # on white paper
+
+
+def grey_with(alpha) -> Image.Image: return Image.merge("LA", (Image.fromarray(GREY), Image.fromarray(alpha)))
+
+
+def palette() -> Image.Image:
+    "Every grey once, as a palette."
+    im = Image.frombytes("P", (16, 16), GREY.tobytes())
+    im.putpalette([v for v in range(256) for _ in range(3)])
+    return im
+
+
+def rgb(grey) -> Image.Image: return Image.fromarray(np.stack([grey] * 3, 2))
+
+
+CUT = np.where(GREY == 17, 255, GREY)  # the grey 17 is transparent
+PICTURES = {  # name: (the image, how to save it, what is to be seen)
+    "grey.png": (Image.fromarray(GREY), {}, GREY),
+    "one bit.png": (Image.fromarray(HALF).convert("1"), {}, HALF),
+    "palette.png": (palette(), {}, GREY),
+    "rgb.bmp": (rgb(GREY), {}, GREY),
+    "grey and alpha.png": (grey_with(HALF), {}, SEEN),
+    "rgba.png": (grey_with(HALF).convert("RGBA"), {}, SEEN),
+    "rgba.webp": (grey_with(HALF).convert("RGBA"), {"lossless": True, "exact": True}, SEEN),
+    "rgba.tiff": (grey_with(HALF).convert("RGBA"), {}, SEEN),
+    "transparent grey.png": (Image.fromarray(GREY), {"transparency": 17}, CUT),
+    "transparent rgb.png": (rgb(GREY), {"transparency": (17, 17, 17)}, CUT),
+    "transparent bit.png": (Image.fromarray(HALF).convert("1"), {"transparency": 0}, np.full_like(GREY, 255)),
+    "transparent palette.png": (palette(), {"transparency": 17}, CUT),
+    "palette of transparencies.png": (palette(), {"transparency": bytes([255] * 17 + [0] + [255] * 238)}, CUT),
+    "transparent.gif": (palette(), {"transparency": 17}, CUT),
+    "16 bits.png": (Image.fromarray(GREY.astype(np.uint16) * 257), {}, GREY),
+    "16 bits.tiff": (Image.fromarray(GREY.astype(np.uint16) * 257), {}, GREY),
+    "16 bits.pgm": (Image.fromarray(GREY.astype(np.uint16) * 257), {}, GREY),
+    "16 bits rounded.png": (Image.fromarray(GREY.astype(np.uint16) * 257 + np.where(GREY < 255, 100, 0).astype(np.uint16)), {}, GREY),
+    "transparent 16 bits.png": (Image.fromarray(GREY.astype(np.uint16) * 257), {"transparency": 17 * 257}, CUT),
+    "cmyk.tiff": (rgb(GREY).convert("CMYK"), {}, GREY),
+    "animated.gif": (palette(), {"save_all": True, "append_images": [Image.new("P", (16, 16))]}, GREY),
+    "animated.png": (rgb(GREY), {"save_all": True, "append_images": [Image.new("RGB", (16, 16))]}, GREY),
+    "animated.webp": (rgb(GREY), {"save_all": True, "append_images": [Image.new("RGB", (16, 16))], "lossless": True}, GREY)}
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_picture(tmp_path, name):
+    im, options, seen = PICTURES[name]
+    (tmp_path / "set").mkdir()
+    im.save(tmp_path / "set" / name, **options)
+    found = load(f"folder:{tmp_path}/set", root=tmp_path)
+    assert found.pixels.shape == (1, 3, 16, 16) and all(np.array_equal(channel, seen) for channel in found.pixels[0])
+
+
+def test_half_transparent_is_half_white(tmp_path):
+    grey_with(np.full_like(GREY, 128)).save(tmp_path / "half.png")
+    found = load(f"folder:{tmp_path}", root=tmp_path / "data").pixels[0, 0].numpy().astype(float)
+    assert abs(found - (GREY * 128. + 255 * 127) / 255).max() <= 1
+
+
+def test_print_colours_of_a_jpeg(tmp_path):
+    Image.new("RGB", (16, 16), (200, 30, 60)).convert("CMYK").save(tmp_path / "red.jpg", quality=100)
+    found = load(f"folder:{tmp_path}", root=tmp_path / "data").pixels[0].float().mean((1, 2))
+    assert (found - torch.tensor([200., 30, 60])).abs().max() < 4
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix, options", [("jpg", {"quality": 100, "subsampling": 0}), ("png", {}),
+                                             ("webp", {"lossless": True}), ("tiff", {})])
+def test_camera_held_sideways(tmp_path, suffix, options, orientation):
+    upright = Image.new("RGB", (32, 16), "white")
+    upright.paste((255, 0, 0), (0, 0, 16, 8))
+    turns = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # the transposition that undoes the one that the number stands for
+    stored = upright.transpose(Image.Transpose(turns[orientation])) if orientation > 1 else upright
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored.save(tmp_path / f"photo.{suffix}", exif=exif, **options)
+    found = load(f"folder:{tmp_path}", root=tmp_path / "data").pixels[0].permute(1, 2, 0).numpy().astype(int)
+    assert found.shape == (16, 32, 3) and abs(found - np.asarray(upright)).max() < 60
+    assert np.array_equal(found > 128, np.asarray(upright) > 128)
+
+
+def test_broken_exif(tmp_path):
+    rgb(GREY).save(tmp_path / "photo.png", exif=b"Exif\0\0nonsense")
+    assert np.array_equal(load(f"folder:{tmp_path}", root=tmp_path / "data").pixels[0, 0], GREY)
+
+
+def test_wrong_ending(root):
+    paint(root / "zoo" / "train" / "bee" / "8.png", seed=3)
+    (root / "zoo" / "train" / "bee" / "8.png").rename(root / "zoo" / "train" / "bee" / "8.jpg")
+    assert len(load("zoo", root=root)) == 9  # what is inside counts
+    (root / "zoo" / "train" / "bee" / "9.jpg").write_text("a shopping list", "utf-8")
+    with pytest.raises(DataError, match="9.jpg: cannot be read as an image"): load("zoo", root=root)
+
+
+def folder(path): path.mkdir()
+def link(path): path.symlink_to("nowhere")
+def pipe(path): os.mkfifo(path)
+
+
+@pytest.mark.parametrize("make, words", [(folder, "a folder where an image belongs"), (link, "a broken link where"),
+                                         (pipe, "no file where")])
+@pytest.mark.parametrize("flat", [False, True])
+def test_no_image(root, make, words, flat):
+    place = root / "zoo" / "train" / "bee"
+    make(place / "x.jpg")
+    if not flat: return fault(root, "x.jpg", words)
+    if make is folder: paint(place / "x.jpg" / "0.png")  # with images inside it could be a split
+    with pytest.raises(DataError, match="x.jpg"): load(f"folder:{place}", root=root)
 
 
 def test_stray_files(root):
     train = root / "zoo" / "train"
-    (train / ".DS_Store").write_text("ignored")
-    (train / "ant" / "._0.png").write_text("ignored")
-    (root / "zoo" / "README").write_text("beside the splits anything may lie")
+    (train / ".DS_Store").write_text("ignored", "utf-8")
+    (train / "ant" / "._0.png").write_text("ignored", "utf-8")
+    (root / "zoo" / "README").write_text("beside the splits anything may lie", "utf-8")
     assert len(load("zoo", root=root)) == 8
-    (train / "ant" / "notes.txt").write_text("no image")
+    (train / "ant" / "notes.txt").write_text("no image", "utf-8")
     with pytest.raises(DataError, match="notes.txt"): load("zoo", root=root)
     (train / "ant" / "notes.txt").rename(train / "notes.txt")
     with pytest.raises(DataError, match="notes.txt"): load("zoo", root=root)
@@ -120,18 +256,240 @@ def test_grey_and_mixed_sizes(root):
     images = load("zoo", root=root)
     assert torch.equal(images.pixels[-1, 0], images.pixels[-1, 1])
     paint(grey, w=20, h=12, mode="L")
-    with pytest.raises(DataError, match="0.png is 16×16.*grey.png is 20×12.*size="): load("zoo", root=root)
+    with pytest.raises(DataError, match="0.png is 16×16.*grey.png is 20×12.*size=.*-p size.*resize"): load("zoo", root=root)
     assert load("zoo", root=root, size=16).pixels.shape == (9, 3, 16, 16)
 
 
+def test_images_that_are_not_square(tmp_path):
+    for i in range(4): paint(tmp_path / "wide" / "train" / "ab"[i % 2] / f"{i}.png", seed=i, w=48, h=32)
+    images = load("wide", root=tmp_path)
+    assert images.pixels.shape == (4, 3, 32, 48) and images.n_classes == 2
+    assert load("wide", root=tmp_path, size=32).pixels.shape == (4, 3, 32, 32)
+    assert torch.equal(load("wide", root=tmp_path, size=32).pixels, images.pixels[..., 8:40])  # the middle
+
+
+def test_images_without_labels(tmp_path):
+    "A folder of images, folders of images that are splits, and a test split without labels."
+    for i in range(3): paint(tmp_path / "flat" / f"{i}.jpg", seed=i)
+    for where in (dict(name="flat"), dict(name=f"folder:{tmp_path}/flat")):
+        images = load(**where, root=tmp_path)
+        assert images.labels.tolist() == [-1] * 3 and images.n_classes == 0 and images.name.endswith("/train")
+        assert len(images.sample(2, seed=0)) == 2 and len(images.split(0.34, seed=0)[1]) == 1
+        with pytest.raises(DataError, match="no split 'test'; it has: train"): load(**where, split="test", root=tmp_path)
+    (tmp_path / "flat" / "notes.txt").write_text("no image", "utf-8")
+    with pytest.raises(DataError, match="notes.txt"): load("flat", root=tmp_path)
+    for split in ("train", "val"): paint(tmp_path / "parts" / split / "0.png")
+    assert load("parts", "val", root=tmp_path).labels.tolist() == [-1]
+    paint(tmp_path / "mixed" / "train" / "ant" / "0.png"), paint(tmp_path / "mixed" / "test" / "0.png")
+    assert load("mixed", root=tmp_path).labels.tolist() == [0]
+    secret = load("mixed", "test", root=tmp_path)
+    assert secret.labels.tolist() == [-1] and secret.classes == ("ant",)
+    (tmp_path / "nothing").mkdir()
+    with pytest.raises(DataError, match="no set called 'nothing'"): load("nothing", root=tmp_path)
+    with pytest.raises(DataError, match="nothing: a folder without images"): load(f"folder:{tmp_path}/nothing", root=tmp_path)
+    assert data._trees(tmp_path) == ["flat", "mixed", "parts"]
+
+
+def as_nobody(report, fn):
+    "What `fn` gives, or its DataError, for a user who owns nothing here."
+    os.setresgid(65534, 65534, 65534), os.setresuid(65534, 65534, 65534)
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        try: answer = fn()
+        except DataError as err: answer = str(err)
+    report.send((answer, [str(w.message) for w in seen]))
+
+
+def nobody(fn):
+    "(answer or message, warnings) of `fn` in a process without rights."
+    if os.geteuid(): pytest.skip("only root can become nobody")
+    here, there = multiprocessing.Pipe(duplex=False)
+    process = fork.Process(target=as_nobody, args=(there, fn))
+    process.start()
+    there.close()
+    try: return here.recv()
+    finally: process.join()
+
+
+@pytest.fixture
+def shared(root):
+    "The data folder `root`, whose parents anyone may enter, closed to writing."
+    for at in [root, *root.parents][:-2]: at.chmod(at.stat().st_mode | 0o055)
+    root.chmod(0o555)
+    return root
+
+
+def test_unreadable_neighbours(shared):
+    "A folder that may not be read stops only who asks for it."
+    home = shared / "home"
+    home.mkdir(), home.chmod(0o777)
+    def fingerprint(name, split="train"):
+        os.environ["SSLNB_CACHE"] = str(home)
+        return load(name, split, root=shared).fingerprint
+    names = ("zoo", "digits")
+    expected = [load(name, root=shared).fingerprint for name in names]
+    for name in ("lost+found", "private", "zoo/val", "zoo/lost+found"): (shared / name).mkdir(mode=0)
+    assert [nobody(lambda: fingerprint(name)) for name in names] == [(e, []) for e in expected]
+    assert nobody(lambda: fingerprint("nope"))[0].endswith(f"under {shared}: zoo; any other folder: folder:PATH")
+    assert "private: cannot be read (Permission denied)" in nobody(lambda: fingerprint("private"))[0]
+    assert "val: cannot be read (Permission denied)" in nobody(lambda: fingerprint("zoo", "val"))[0]
+    assert "no folder" in nobody(lambda: fingerprint(f"folder:{shared}/private/deep"))[0]
+    asked = [("zoo", "train"), ("private", "train"), ("zoo", "val")]
+    assert nobody(lambda: [is_there(*what, root=shared) for what in asked])[0] == [True, False, False]
+    (shared / "zoo" / "train" / "ant" / "0.png").chmod(0)
+    os.utime(shared / "zoo" / "train" / "ant" / "0.png")
+    assert "0.png: cannot be read" in nobody(lambda: fingerprint("zoo"))[0]
+
+
+def test_cache_closed_to_writing(shared):
+    "What is in it is used; what is not goes into the user's own, with one warning."
+    mine = shared / "home cache"
+    def fingerprint(split): return load("zoo", split, root=shared).fingerprint
+    expected = fingerprint("train")
+    assert nobody(lambda: fingerprint("train")) == (expected, [])
+    answer, said = nobody(lambda: fingerprint("test"))
+    assert "no place for decoded sets" in answer and "SSLNB_CACHE" in answer and said == []
+    mine.mkdir(), mine.chmod(0o777)
+    answer, said = nobody(lambda: (fingerprint("test"), fingerprint("test")))
+    assert answer == (fingerprint("test"),) * 2
+    assert len(said) == 1 and str(shared / "cache") in said[0] and "SSLNB_CACHE" in said[0]
+
+
+def test_cache_elsewhere(root, monkeypatch, tmp_path):
+    monkeypatch.setenv("SSLNB_CACHE", str(tmp_path / "fast disk"))
+    first = load("zoo", root=root).fingerprint
+    assert (tmp_path / "fast disk" / "zoo-train").is_dir() and not (root / "cache").exists()
+    assert load("zoo", root=root).fingerprint == first and data.cache_folder(root) == tmp_path / "fast disk"
+    (tmp_path / "file").write_text("", "utf-8")
+    monkeypatch.setenv("SSLNB_CACHE", str(tmp_path / "file"))
+    with pytest.raises(DataError, match="file .*set SSLNB_CACHE to a folder where you may write"): load("zoo", root=root)
+
+
+def limited(root, report):
+    "Load where no file may be larger than 4 KB."
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+    try: load("zoo", root=root)
+    except DataError as err: report.send(str(err))
+
+
+def test_no_room(root, monkeypatch):
+    here, there = multiprocessing.Pipe(duplex=False)
+    process = fork.Process(target=limited, args=(root, there))
+    process.start()
+    assert here.poll(60)
+    message = here.recv()
+    process.join()
+    assert "zoo/train could not be kept there (File too large); make room, or set SSLNB_CACHE" in message
+    assert no_cache(root)  # what was half written does not take the room that is left
+    def full(*args): raise OSError(28, "No space left on device")
+    monkeypatch.setattr(data, "_sync", full)
+    fault(root, "No space left on device", "make room")
+
+
+def impatient_load(root, log):
+    "Load, and write what is said on the standard error to `log`."
+    core._PATIENCE = 0.1
+    with open(log, "w", encoding="utf-8", buffering=1) as sys.stderr: load("zoo", root=root)
+
+
+def test_a_lock_is_not_waited_for_in_silence(root, tmp_path):
+    (root / "cache").mkdir()
+    lock, log = root / "cache" / "zoo-train.lock", tmp_path / "log"
+    process = fork.Process(target=impatient_load, args=(root, log))
+    with FileLock(lock):
+        process.start()
+        while not (log.exists() and log.read_text("utf-8").endswith("\n")): time.sleep(0.01)
+        assert process.is_alive() and not (root / "cache" / "zoo-train").exists()
+    process.join(60)
+    said = log.read_text("utf-8")
+    assert process.exitcode == 0 and (root / "cache" / "zoo-train").is_dir()
+    assert said.count("waiting for the decoding of zoo/train") == 1 and str(lock) in said and "delete that file" in said
+
+
+ASCII = """
+import sys
+from pathlib import Path
+from sslnb import data
+print(ascii(data.load("zoo", root=sys.argv[1]).classes), data._drawn("shapes", "train", None)[0])
+"""
+
+
+def test_text_is_utf8_whatever_the_locale(root):
+    (root / "zoo" / "classes.txt").write_text("\ufeffant Ameise\nbee Bärchen, Apis\n", "utf-8")
+    plain = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0", "PYTHONWARNDEFAULTENCODING": "1",
+             "PYTHONWARNINGS": "error::EncodingWarning:sslnb.data"}
+    done = subprocess.run([sys.executable, "-c", ASCII, root], env=os.environ | plain, capture_output=True)
+    assert done.returncode == 0 and ascii("Bärchen")[1:-1].encode() in done.stdout, done.stderr
+    (root / "zoo" / "classes.txt").write_bytes("ant Ameise\nbee Bärchen\n".encode("latin-1"))
+    with pytest.raises(DataError, match="classes.txt: cannot be read as UTF-8"): load("zoo", root=root)
+
+
+def test_a_path_stays_here(root):
+    paint(root / "other" / "zoo" / "train" / "ant" / "0.png")
+    names = [public_name(f"folder:{at}") for at in (root / "zoo", root / "other" / "zoo")]
+    assert len(set(names)) == 2 and all(n.startswith("folder:zoo@") and str(root) not in n for n in names)
+    assert load(f"folder:{root}/zoo", root=root).name == f"{names[0]}/train"
+    assert not [p for p in (root / "cache").rglob("*") if p.is_file() and str(root).encode() in p.read_bytes()]
+    with pytest.raises(DataError, match="give the path again"): load(names[0], root=root)
+
+
+def test_other_images_have_other_stored_results(root):
+    "What was kept for some images is not given for others, however these were made."
+    images = load("zoo", root=root)
+    def measure(images): return {"mean": images.pixels.double().mean().item(), "labels": images.labels.sum().item()}
+    def kept(images): return cached(measure, {"images": images}, lambda: measure(images))
+    noise = torch.full_like(images.pixels, 9)
+    for some in (images, replace(images, pixels=noise), replace(images, labels=1 - images.labels), images[1:],
+                 replace(images[1:], pixels=noise[1:]), replace(images.to("cpu"), pixels=noise + 1),
+                 Images.from_arrays(noise, images.labels * 0)):
+        assert kept(some) == kept(some) == measure(some)
+
+
+def test_the_fingerprint_is_computed_once(root, monkeypatch):
+    images = replace(load("zoo", root=root), name="mine")
+    calls, digest = [], data._fingerprint
+    monkeypatch.setattr(data, "_fingerprint", lambda *args: calls.append(1) or digest(*args))
+    assert len({images.fingerprint for _ in range(5)} | {images.to("cpu").fingerprint}) == 1 and calls == [1]
+    assert len(images[:3].fingerprint) == 16 and calls == [1]
+    pickled = pickle.loads(pickle.dumps(images))
+    assert pickled.fingerprint == images.fingerprint and calls == [1]
+
+
+def test_part_of_cifar100_does_not_pass_for_it(tmp_path):
+    for i in range(2): paint(tmp_path / "cifar100-20c" / "train" / "ab"[i] / f"{i}.png", seed=i)
+    for options in ({}, {"classes": [0]}):
+        with pytest.raises(DataError, match="cifar100 is not there.*cifar100-20c is the name"):
+            load("cifar100", root=tmp_path, **options)
+    assert not is_there("cifar100", root=tmp_path) and load("cifar100-20c", root=tmp_path).name == "cifar100-20c/train"
+
+
+def test_constant_channel(root):
+    images = load("zoo", root=root)
+    grey = images.pixels.clone()
+    for value in (0, 77, 255):
+        grey[:, 1] = value
+        mean, std = replace(images, pixels=grey).mean_std()
+        assert std[1] == 1 and ((grey[:, 1] / 255 - mean[1]) / std[1]).abs().max() < 1e-6
+
+
+def test_every_class_has_a_chance():
+    "200 classes of 5 images each, 100 images: ties are broken by the seed."
+    images = Images.from_arrays(np.zeros((1000, 1, 2, 2), np.uint8), np.arange(1000) % 200)
+    seen = [set(images.sample(100, seed).labels.tolist()) for seed in range(8)]
+    assert all(len(s) == 100 for s in seen) and len(set.union(*seen)) > 190 and seen[0] != seen[1]
+    rest, held = images.split(0.1, seed=3)
+    assert held.labels.bincount(minlength=200).max() == 1 and set(held.labels.tolist()) != set(range(100))
+
+
 def test_official_ids(root):
-    (root / "zoo" / "classes.txt").write_text("30 ant\n4 bee\n")
+    (root / "zoo" / "classes.txt").write_text("30 ant\n4 bee\n", "utf-8")
     assert load("zoo", root=root).classes == ("bee", "ant")
     ants = load("zoo", root=root, classes=[30])
     assert ants.classes == ("ant",) and ants.labels.tolist() == [0] * 4
     for wrong in ([5], [30, 30], []):
         with pytest.raises(DataError, match=r"\[4, 30\]"): load("zoo", root=root, classes=wrong)
-    (root / "zoo" / "classes.txt").write_text("30 ant\n4 bee\n5 cat\n")
+    (root / "zoo" / "classes.txt").write_text("30 ant\n4 bee\n5 cat\n", "utf-8")
     with pytest.raises(DataError, match="cat"): load("zoo", root=root)
 
 
@@ -158,7 +516,7 @@ def missing(place): (place / "pixels.npy").unlink()
 def other_labels(place): np.save(place / "labels.npy", np.zeros(8, np.int64))
 def other_shape(place): np.save(place / "pixels.npy", np.load(place / "pixels.npy").reshape(8, 3, 8, 32))
 def half_meta(place): os.truncate(place / "meta.json", 20)
-def other_meta(place): (place / "meta.json").write_text("[1]")
+def other_meta(place): (place / "meta.json").write_text("[1]", "utf-8")
 def flip(place):
     with open(place / "pixels.npy", "r+b") as f:
         f.seek(-100, os.SEEK_END)
@@ -184,10 +542,10 @@ def slow_load(root, log, seconds):
     decode = data._decode
     def slow(path):
         time.sleep(seconds)
-        with open(log, "a") as f: f.write(f"{os.getpid()}\n")
+        with open(log, "a", encoding="utf-8") as f: f.write(f"{os.getpid()}\n")
         return decode(path)
     data._decode = slow
-    Path(f"{log}.{os.getpid()}").write_text(load("zoo", root=root).fingerprint)
+    Path(f"{log}.{os.getpid()}").write_text(load("zoo", root=root).fingerprint, "utf-8")
 
 
 def test_kill_while_decoding(root, tmp_path):
@@ -223,9 +581,9 @@ def test_two_processes_build_once(root, tmp_path):
     both = [fork.Process(target=slow_load, args=(root, log, 0.05)) for _ in range(2)]
     for process in both: process.start()
     for process in both: process.join()
-    answers = {Path(f"{log}.{process.pid}").read_text() for process in both}
+    answers = {Path(f"{log}.{process.pid}").read_text("utf-8") for process in both}
     assert answers == {load("zoo", root=root).fingerprint}
-    assert len(set(log.read_text().split())) == 1  # the other one waited
+    assert len(set(log.read_text("utf-8").split())) == 1  # the other one waited
 
 
 def test_failed_build_spares_the_old_cache_of_another_split(root):
@@ -295,7 +653,7 @@ def test_archive_layouts(tmp_path, monkeypatch):
     large = np.random.default_rng(0).integers(0, 256, (10, 3, 96, 96), dtype=np.uint8)
     for part in ("test_X", "unlabeled_X"): large.transpose(0, 1, 3, 2).tofile(stl / f"{part}.bin")
     np.arange(1, 11, dtype=np.uint8).tofile(stl / "test_y.bin")
-    (stl / "class_names.txt").write_text("\n".join(f"class {i}" for i in range(10)))
+    (stl / "class_names.txt").write_text("\n".join(f"class {i}" for i in range(10)), "utf-8")
 
     for name, split, expected in (("cifar10", "test", pixels), ("cifar100", "test", pixels),
                                   ("stl10", "test", large), ("stl10", "unlabeled", large)):
@@ -327,15 +685,35 @@ def test_unpack(tmp_path, capsys):
     pack(packs / "stl10-subset.zip", ["train/a/0.webp", "test/a/1.webp"])
     pack(packs / "cifar10-test.zip", ["test/a/0.webp"])  # two of its three packs are missing
     digest = hashlib.sha256((packs / "stl10-subset.zip").read_bytes()).hexdigest()
-    (packs / "SHA256SUMS").write_text(f"{digest}  stl10-subset.zip\n")
+    (packs / "SHA256SUMS").write_text(f"{digest}  stl10-subset.zip\n", "utf-8")
     script["main"](packs, dest)
     assert sorted(p.name for p in dest.iterdir()) == ["stl10-subset"]
     assert (dest / "stl10-subset" / "train" / "a" / "0.webp").exists()
     script["main"](packs, dest)
-    assert "already there" in capsys.readouterr().out
+    assert "already in" in capsys.readouterr().out
     pack(packs / "cifar100-20c.zip", ["train/a/0.webp"])
     with pytest.raises(SystemExit, match="cifar100-20c.zip is damaged"): script["main"](packs, dest)
     assert sorted(p.name for p in dest.iterdir()) == ["stl10-subset"]
+
+
+def test_unpack_into_the_data_folder(tmp_path):
+    "`make data` puts the sets where `load` looks, and sweeps what a process that was killed left."
+    packs, dest = tmp_path / "packs", tmp_path / "disk" / "sets"
+    packs.mkdir()
+    pack(packs / "stl10-subset.zip", ["train/a/0.webp"])
+    digest = hashlib.sha256((packs / "stl10-subset.zip").read_bytes()).hexdigest()
+    (packs / "SHA256SUMS").write_text(f"{digest}  stl10-subset.zip\n", "utf-8")
+    left = dest / ".stl10-subset.unpacking-x"
+    left.mkdir(parents=True)
+    os.utime(left, (0, 0))
+    script = [sys.executable, ROOT / "data" / "unpack.py", packs]
+    run = partial(subprocess.run, script, capture_output=True, encoding="utf-8")
+    done = run(env=os.environ | {"SSLNB_DATA": str(dest)})
+    assert done.returncode == 0 and str(dest) in done.stdout
+    assert [p.name for p in dest.iterdir()] == ["stl10-subset"]
+    (tmp_path / "file").write_text("", "utf-8")
+    done = run(env=os.environ | {"SSLNB_DATA": str(tmp_path / "file")})
+    assert done.returncode == 1 and done.stderr.count("\n") == 1 and "file" in done.stderr
 
 
 REAL = [  # counts and train means as measured on the packs that `make data` unpacks
@@ -362,5 +740,5 @@ def test_cifar_classes():
     if not (root / "cifar10").exists() or not (root / "cifar100-20c").exists(): pytest.skip("run `make data`")
     names = "airplane automobile bird cat deer dog frog horse ship truck"
     assert load("cifar10", "test", root=root).classes == tuple(names.split())
-    task = load("cifar100", "test", root=root, classes=[95, 0, 62])
+    task = load("cifar100-20c", "test", root=root, classes=[95, 0, 62])
     assert task.classes == ("whale", "apple", "poppy") and task.labels.bincount().tolist() == [100] * 3

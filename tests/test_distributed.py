@@ -160,7 +160,7 @@ def launch(folder, *args):
     "This file, run by two processes."
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     env = os.environ | {"SSLNB_STORE": str(folder / "runs"), "OMP_NUM_THREADS": "1"}
-    return subprocess.run([*torchrun, __file__, folder, *args], env=env, capture_output=True, text=True, timeout=120)
+    return subprocess.run([*torchrun, __file__, folder, *args], env=env, capture_output=True, encoding="utf-8", timeout=120)
 
 
 @pytest.fixture(scope="module")

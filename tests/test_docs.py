@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(bool(missing), reason=f"the site needs {', '.joi
 def site(tmp_path_factory):
     out = tmp_path_factory.mktemp("docs") / "site"
     command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-c", "docs", ".", str(out)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8")
     assert done.returncode == 0 and not done.stderr, done.stderr[-5000:]
     return out
 
@@ -51,8 +51,8 @@ def test_every_notebook_module_and_document_has_its_page(site):
         assert (site / p.relative_to(ROOT).with_suffix(".html")).exists(), p
     for name in ("index", "docs/index", "data/README", "DATA", "CONTRIBUTING", "CHANGELOG"):
         assert (site / f"{name}.html").exists(), name
-    assert "docs/index.html" in (site / "index.html").read_text()
-    front = (site / "docs" / "index.html").read_text()
+    assert "docs/index.html" in (site / "index.html").read_text("utf-8")
+    front = (site / "docs" / "index.html").read_text("utf-8")
     for p in notebooks: assert f'href="../{p.relative_to(ROOT).with_suffix(".html")}"' in front, p
 
 
@@ -61,37 +61,37 @@ def test_reference_has_every_public_definition(path, site):
     tree = ast.parse(path.read_text(encoding="utf-8"))
     names = next(n.value for n in tree.body if isinstance(n, ast.Assign) and n.targets[0].id == "__all__")
     defined = {n.name for n in tree.body if isinstance(n, (ast.FunctionDef, ast.ClassDef)) and not n.decorator_list}
-    page = (site / "docs" / "api" / f"{path.stem}.html").read_text()
+    page = (site / "docs" / "api" / f"{path.stem}.html").read_text("utf-8")
     for name in defined & set(ast.literal_eval(names)): assert f'id="sslnb.{path.stem}.{name}"' in page, name
 
 
 def test_docstrings_are_plain_text_with_code_in_backticks(site):
-    page = (site / "docs" / "api" / "losses.html").read_text()
+    page = (site / "docs" / "api" / "losses.html").read_text("utf-8")
     assert '<span class="pre">SettingError</span></code>: other' in page and "system-message" not in page
-    for p in pages(site): assert "problematic" not in p.read_text(), p
+    for p in pages(site): assert "problematic" not in p.read_text("utf-8"), p
     for p in (site / "docs" / "api").glob("*.html"):  # no leftovers of pydantic, named tuples, torch and the memory
-        assert not re.search("FieldInfo|Alias for field|Define the computation|object at 0x", p.read_text()), p
+        assert not re.search("FieldInfo|Alias for field|Define the computation|object at 0x", p.read_text("utf-8")), p
 
 
 def test_notebooks_show_outputs_and_mathematics_without_directives(site):
-    page = (site / "nbs" / "lib" / "losses.html").read_text()
+    page = (site / "nbs" / "lib" / "losses.html").read_text("utf-8")
     assert 'class="math notranslate nohighlight"' in page and "tex-chtml.js" in page and r"\mathcal L" in page
     assert (site / "_static" / "mathjax" / "tex-chtml.js").exists()
     assert list((site / "_static" / "mathjax").rglob("*.woff"))
     assert re.search(r'<img[^>]*src="\.\./\.\./_images/', page) and "Eq. 2 of 64 random pairs" in page
     for p in (site / "nbs").rglob("*.html"):
-        assert not re.search(r'<span class="c1">#\|', p.read_text()), p
+        assert not re.search(r'<span class="c1">#\|', p.read_text("utf-8")), p
 
 
 def test_nothing_is_fetched_from_elsewhere(site):
-    found = {(p.name, url) for p in pages(site) for url in Fetched(p.read_text()).urls if elsewhere(url)}
+    found = {(p.name, url) for p in pages(site) for url in Fetched(p.read_text("utf-8")).urls if elsewhere(url)}
     assert len(pages(site)) > 40 and not found
     for p in (site / "_static").glob("**/*.css"):
-        urls = re.findall(r"""(?:url\(|@import)\s*["']?([^"')\s]+)""", p.read_text())
+        urls = re.findall(r"""(?:url\(|@import)\s*["']?([^"')\s]+)""", p.read_text("utf-8"))
         assert not [u for u in urls if elsewhere(u)], p
 
 
 def test_links_within_the_site_lead_somewhere(site):
     for p in pages(site):
-        for target in re.findall(r'<a [^>]*href="([^"#?:]+)(?:#[^"]*)?"', p.read_text()):
+        for target in re.findall(r'<a [^>]*href="([^"#?:]+)(?:#[^"]*)?"', p.read_text("utf-8")):
             assert (p.parent / target).exists(), (p.name, target)

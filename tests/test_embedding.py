@@ -85,6 +85,27 @@ def test_turn_shift_and_scale_mean_nothing(measure, x, y):
     assert abs(measure(skew, y) - measure(x, y)) > 0.01
 
 
+@pytest.mark.parametrize("n", [D, D - 1, 6])
+def test_more_features_than_images(x, y, n):
+    "By way of matrices of the images, what the matrices of the features give."
+    a, b = x[:n], y[:n]
+    turn, _ = scipy.linalg.orthogonal_procrustes(*(embedding._centred(e).numpy() for e in (a, b)))
+    moved = (embedding._centred(a) @ torch.from_numpy(turn) - embedding._centred(b)).norm(dim=1)
+    assert math.isclose(procrustes(a, b), moved.mean().item() * math.sqrt(n), rel_tol=1e-6)
+    c, d = embedding._centred(a), embedding._centred(b)
+    assert math.isclose(cka(a, b), ((c.T @ d).norm() ** 2 / ((c.T @ c).norm() * (d.T @ d).norm())).item(), rel_tol=1e-9)
+    wide = torch.cat([x, x.flip(1)], 1)[:n]
+    top = torch.linalg.svd(embedding._centred(wide)).U[:, :2]
+    at = torch.from_numpy(embedding._principal_axes(wide)).double()
+    torch.testing.assert_close((torch.nn.functional.normalize(at, dim=0) * top).sum(0).abs(), torch.ones(2).double())
+
+
+def test_pixels_of_large_images_need_no_matrix_of_their_features():
+    a, b = torch.rand(2, 20, 3 * 224 * 224, generator=torch.Generator().manual_seed(5))
+    assert 0 < procrustes(a, b) < math.sqrt(2) and 0 < cka(a, b) < 1 and procrustes(a, a) < 1e-6
+    assert embedding._principal_axes(a).shape == (20, 2)
+
+
 def test_order_of_the_images_matters(x):
     shuffled = x[torch.randperm(N, generator=torch.Generator().manual_seed(3))]
     assert cka(x, shuffled) < 0.5 and procrustes(x, shuffled) > 0.5 and overlap(x, shuffled, 10) < 0.1

@@ -2,6 +2,7 @@
 import copy
 import math
 import os
+import shutil
 import subprocess
 import sys
 import warnings
@@ -12,12 +13,17 @@ import torch
 import torch.nn.functional as F
 from scipy.optimize import minimize_scalar
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sslnb import data, geometry
 from sslnb.augment import to_float
+from sslnb.behaviour import behaviour_of
 from sslnb.core import SettingError, rng
 from sslnb.geometry import (Hessian, distances, filter_directions, flatness, geodesic, inpca, loss_rise, loss_surface,
                             progress, top_eigenvalue, trace)
+from sslnb.models import Normalize
+from sslnb.runs import store_folder
+from sslnb.vit import ViT
 
 
 def models(m=12, n=40, c=5, seed=0):
@@ -105,7 +111,7 @@ print(time.process_time() - start, peak() - before, len(found.eigenvalues))
 
 
 def test_400_models_of_2500_images_take_less_than_10_seconds_of_two_cores_and_1_gib():
-    done = subprocess.run([sys.executable, "-c", FULL_SIZE], capture_output=True, text=True, env=os.environ.copy())
+    done = subprocess.run([sys.executable, "-c", FULL_SIZE], capture_output=True, encoding="utf-8", env=os.environ.copy())
     seconds, gib, axes = map(float, done.stdout.split())
     assert seconds < 20 and gib < 0.5 and axes == 399  # of processor time; beyond what Python, torch and p need (0.8 GiB)
 
@@ -177,10 +183,10 @@ def with_row(row):
 
 
 @pytest.mark.parametrize("p, words", [
-    (with_row([0.5, 0.5, 0.5, 0, 0]), r"1 rows of p are no probabilities, the first is model 2, image 7 \(sum 1.5"),
+    (with_row([0.5, 0.5, 0.5, 0, 0]), r"1 rows of probs are no probabilities, the first is model 2, image 7 \(sum 1.5"),
     (with_row([1.2, -0.2, 0, 0, 0]), r"model 2, image 7 .*least -0.2"), (with_row([math.nan] * 5), "model 2, image 7"),
-    (with_row([math.inf, 0, 0, 0, 0]), "model 2, image 7"), (torch.ones(3, 0, 5), r"p is \(3, 0, 5\): must be M×N×C"),
-    (torch.ones(0, 3, 5), r"p is \(0, 3, 5\)"), (torch.ones(3, 5) / 5, "must be M×N×C"), (torch.ones(2, 3, 1), "two classes")])
+    (with_row([math.inf, 0, 0, 0, 0]), "model 2, image 7"), (torch.ones(3, 0, 5), r"probs is \(3, 0, 5\): must be M×N×C"),
+    (torch.ones(0, 3, 5), r"probs is \(0, 3, 5\)"), (torch.ones(3, 5) / 5, "must be M×N×C"), (torch.ones(2, 3, 1), "two classes")])
 def test_rows_that_are_no_probabilities(p, words):
     for call in (inpca, lambda p: progress(p, torch.zeros(40).long()), lambda p: distances(p, p)):
         with pytest.raises(SettingError, match=words): call(p)
@@ -242,8 +248,7 @@ def test_directions_have_the_length_of_each_filter(net):
 @pytest.mark.parametrize("points", [1, 4, 100])
 @pytest.mark.parametrize("part", [7, 500])
 def test_surface_is_that_of_moved_copies(net, images, points, part, monkeypatch):
-    monkeypatch.setattr(geometry, "POINTS", points)
-    monkeypatch.setattr(geometry, "PART", part)
+    monkeypatch.setattr(geometry, "_at_once", lambda *about: (part, points))
     d1, d2 = filter_directions(net, 2, rng("directions"))
     grid = torch.tensor([-1, -0.3, 0, 0.8])
     expected = torch.tensor([[loss(moved(net, (a, d1), (b, d2)), images) for b in grid] for a in grid])
@@ -253,7 +258,7 @@ def test_surface_is_that_of_moved_copies(net, images, points, part, monkeypatch)
 
 @pytest.mark.parametrize("points", [1, 4])
 def test_recalibrated_is_batchnorm_with_the_images_own_statistics(net, images, points, monkeypatch):
-    monkeypatch.setattr(geometry, "POINTS", points)
+    monkeypatch.setattr(geometry, "_at_once", lambda *about: (500, points))
     d, = filter_directions(net, 1, rng("directions"))
     grid = torch.linspace(-1, 1, 5)
     expected = torch.tensor([loss(moved(net, (a, d)).train(), images) for a in grid])
@@ -278,18 +283,39 @@ def test_the_model_is_left_as_it_was(net, images, training):
     assert all(before[k].equal(t) for k, t in net.state_dict().items()) and all(p.grad is None for p in net.parameters())
 
 
+def n_kept():
+    "How many results are in the store."
+    return len(list((store_folder() / "results").glob("*.json")))
+
+
 def test_a_surface_is_remembered_until_something_changes(net, images, monkeypatch):
     d1, d2 = filter_directions(net, 2, rng("directions"))
-    grid, done, compute = torch.linspace(-1, 1, 3), [], geometry._losses
-    monkeypatch.setattr(geometry, "_losses", lambda *args: done.append(1) or compute(*args))
+    grid = torch.linspace(-1, 1, 3)
     first = loss_surface(net, images, [d1], grid)
-    assert loss_surface(copy.deepcopy(net), images, [d1], grid).equal(first) and len(done) == 1
+    assert loss_surface(copy.deepcopy(net), images, [d1], grid).equal(first) and n_kept() == 1
     with_other_slope = copy.deepcopy(net)
     with_other_slope[3] = nn.LeakyReLU()
     for changed in ((moved(net, (0.1, d2)), images, [d1], grid), (net, images[:50], [d1], grid), (net, images, [d2], grid),
                     (net, images, [d1], 2 * grid), (net, images, [d1], grid, True), (with_other_slope, images, [d1], grid)):
         assert not loss_surface(*changed).equal(first)
-    assert len(done) == 7
+    assert n_kept() == 7
+    monkeypatch.setattr(geometry, "_loss", lambda *about: about[1]["5.bias"].sum())
+    assert not loss_surface(net, images, [d1], grid).equal(first)  # other code
+
+
+class Scaled(nn.Module):
+    "A module from elsewhere, in the middle of a network."
+    def forward(self, x): return 2 * x
+
+
+def test_code_from_elsewhere_is_part_of_what_is_remembered(net, images, monkeypatch):
+    "The weights and the text of the network are the same, what its module does is not."
+    net, grid = nn.Sequential(net, Scaled()), torch.linspace(-1, 1, 3)
+    d, = filter_directions(net, 1, rng("directions"))
+    first, flat = loss_surface(net, images, [d], grid), flatness(net, images, 0.5, 1, seed=0)
+    def forward(self, x): return 3 * x
+    monkeypatch.setattr(Scaled, "forward", forward)
+    assert not loss_surface(net, images, [d], grid).equal(first) and flatness(net, images, 0.5, 1, seed=0) != flat
 
 
 def test_networks_and_images_that_do_not_fit(net, images):
@@ -316,9 +342,9 @@ def full_hessian(net, images):
 
 
 @pytest.mark.parametrize("part", [25, 500])
-def test_hessian_is_the_full_one(net, images, part, monkeypatch):
-    monkeypatch.setattr(geometry, "PART", part)
+def test_hessian_is_the_full_one(net, images, part):
     full, h = full_hessian(net, images), Hessian(net, images)
+    h.part = part
     assert h.shape == full.shape
     v = torch.randn(len(full), generator=rng("v"))
     torch.testing.assert_close(h @ v, full @ v, atol=1e-4 * full.norm().item(), rtol=1e-3)
@@ -354,11 +380,89 @@ def test_trace_of_a_diagonal_is_exact_and_of_others_unbiased():
     with pytest.raises(SettingError, match="n = 0"): trace(a, 0, rng(0))
 
 
-def test_flatness_is_its_parts_and_remembered(net, images, monkeypatch):
+def test_flatness_is_its_parts_and_remembered(net, images):
     found = flatness(net, images, 0.5, 4, seed=3)
     directions = filter_directions(net, 4, rng(3, "directions"))
     torch.testing.assert_close(torch.tensor(found["rise"]), loss_rise(net, images, directions, 0.5))
     torch.testing.assert_close(torch.tensor(found["recalibrated"]), loss_rise(net, images, directions, 0.5, recalibrate=True))
     assert len(found["trace"]) == 4 and found["eigenvalue"] > 0
-    monkeypatch.setattr(geometry, "Hessian", None)
-    assert flatness(net, images, 0.5, 4, seed=3) == found
+    assert flatness(copy.deepcopy(net), images, 0.5, 4, seed=3) == found and n_kept() == 1
+    for changed in ((net, images[:50], 0.5, 4, 3), (net, images, 0.4, 4, 3), (net, images, 0.5, 3, 3), (net, images, 0.5, 4, 2)):
+        assert flatness(*changed) != found
+    assert n_kept() == 5
+
+
+# Everywhere the same arithmetic
+
+@pytest.fixture
+def vit():
+    torch.manual_seed(0)
+    return nn.Sequential(ViT(Normalize(torch.tensor([0.2]), torch.tensor([0.4])), 1, 28, 7, 16, 2, 2), nn.Linear(16, 10))
+
+
+@pytest.mark.parametrize("gradients", [torch.enable_grad, torch.no_grad])
+def test_a_transformer_is_differentiated_twice(vit, images, gradients):
+    "The fused attention, which the caller asks for, cannot be. Against differences of gradients in double precision."
+    v = torch.randn(sum(w.numel() for w in vit.parameters()), generator=rng("v"))
+    with gradients(), sdpa_kernel(SDPBackend.FLASH_ATTENTION): found = Hessian(vit, images) @ v
+    def slope(step):
+        other = copy.deepcopy(vit).double()
+        flat = torch.nn.utils.parameters_to_vector(other.parameters()) + step * v.double()
+        torch.nn.utils.vector_to_parameters(flat, other.parameters())
+        with sdpa_kernel(SDPBackend.MATH): value = F.cross_entropy(other(to_float(images.pixels).double()), images.labels)
+        return torch.cat([g.flatten() for g in torch.autograd.grad(value, [*other.parameters()])])
+    expected = (slope(1e-5) - slope(-1e-5)) / 2e-5
+    torch.testing.assert_close(found.double(), expected, atol=1e-4 * expected.norm().item(), rtol=1e-3)
+
+
+@pytest.mark.parametrize("points", [1, 4])
+def test_a_transformers_surface(vit, images, points, monkeypatch):
+    monkeypatch.setattr(geometry, "_at_once", lambda *about: (25, points))
+    d, = filter_directions(vit, 1, rng("directions"))
+    grid = torch.linspace(-1, 1, 5)
+    expected = torch.tensor([loss(moved(vit, (a, d)), images) for a in grid])
+    torch.testing.assert_close(loss_surface(vit, images, [d], grid), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_callers_autocast_changes_nothing(net, images):
+    d, = filter_directions(net, 1, rng("directions"))
+    def everything():
+        return (loss_surface(net, images, [d], torch.linspace(-1, 1, 3)), loss_rise(net, images, [d], 0.5),
+                Hessian(net, images) @ torch.ones(sum(p.numel() for p in net.parameters())))
+    with torch.autocast("cpu", torch.bfloat16): low = everything()
+    shutil.rmtree(store_folder())  # or the surface would be the same in any case
+    for a, b in zip(low, everything()): assert a.dtype == torch.float32 and a.equal(b)
+
+
+@pytest.mark.parametrize("recalibrate", [False, True])
+def test_parts_follow_the_memory_of_the_models_device(net, images, recalibrate, monkeypatch):
+    assert geometry._at_once(net, images, recalibrate) == (500, 1) and Hessian(net, images).part == 500
+    monkeypatch.setattr(geometry, "images_at_once", lambda model, x, on_cpu, copies: 1200 // copies)
+    assert geometry._at_once(net, images, recalibrate) == (500, 2) and Hessian(net, images).part == 200
+    monkeypatch.setattr(geometry, "images_at_once", lambda *about, copies: 60)
+    assert geometry._at_once(net, images, recalibrate) == ((500, 1) if recalibrate else (60, 1))
+
+
+@pytest.mark.parametrize("call, words", [
+    (lambda net, i, d: flatness(net, i, 0.5, 0, 0), "n = 0: must be at least 1"),
+    (lambda net, i, d: flatness(net, i, math.nan, 1, 0), "radius = nan: must be above 0"),
+    (lambda net, i, d: loss_rise(net, i, [d], math.inf), "radius = inf: must be above 0"),
+    (lambda net, i, d: loss_rise(net, i, [], 1), "no directions"),
+    (lambda net, i, d: loss_surface(net, i, [], torch.zeros(1)), "no directions"),
+    (lambda net, i, d: loss_surface(net, i, [d], torch.tensor([0, math.nan])), r"grid = \[0.0, nan\]: must be a list of numbers"),
+    (lambda net, i, d: loss_surface(net, i, [d], torch.zeros(0)), r"grid = \[\]"),
+    (lambda net, i, d: filter_directions(net, 1.5, rng(0)), "n = 1.5: must be at least 1, and a whole number"),
+    (lambda net, i, d: top_eigenvalue(torch.eye(3), rng(0), steps=0), "steps = 0: must be at least 1"),
+    (lambda net, i, d: top_eigenvalue(torch.eye(3), rng(0), tolerance=math.nan), "tolerance = nan: must be above 0"),
+    (lambda net, i, d: top_eigenvalue(torch.zeros(0, 0), rng(0)), "the matrix is 0×0: must be square"),
+    (lambda net, i, d: trace(torch.zeros(3, 4), 1, rng(0)), "the matrix is 3×4: must be square"),
+    (lambda net, i, d: geodesic(torch.zeros(3).long(), 1, [0]), "n_classes = 1: a guess needs at least two"),
+    (lambda net, i, d: geodesic(torch.zeros(3).long(), 2, [math.nan]), "times: nan is not between 0"),
+    (lambda net, i, d: geodesic(torch.zeros(3).long(), 2, [-0.1]), "times: -0.1 is not between 0")])
+def test_settings_out_of_range(net, images, call, words):
+    with pytest.raises(SettingError, match=words): call(net, images, filter_directions(net, 1, rng(0))[0])
+
+
+def test_what_is_stored_names_its_versions():
+    everything = (distances, geodesic, progress, inpca, filter_directions, loss_surface, loss_rise, Hessian, top_eigenvalue, trace)
+    assert {f"geometry.{what.__name__}" for what in everything} <= {*behaviour_of(flatness, *everything)}

@@ -41,14 +41,14 @@ def lab(chromium, tmp_path_factory):
     home = tmp_path_factory.mktemp("lab")
     settings = home / "settings" / "@jupyterlab" / "apputils-extension"
     settings.mkdir(parents=True)
-    (settings / "notification.jupyterlab-settings").write_text('{"fetchNews": "false", "checkForUpdates": false}')
+    (settings / "notification.jupyterlab-settings").write_text('{"fetchNews": "false", "checkForUpdates": false}', "utf-8")
     own = {"JUPYTER_CONFIG_DIR": "config", "JUPYTER_DATA_DIR": "data", "JUPYTER_RUNTIME_DIR": "runtime", "IPYTHONDIR": "ipython",
            "JUPYTERLAB_SETTINGS_DIR": "settings", "JUPYTERLAB_WORKSPACES_DIR": "workspaces",
            "SSLNB_STORE": "runs", "SSLNB_REPORTS": "reports"}
     token = secrets.token_hex()
     command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--expose-app-in-browser", "--port=0",
                f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={home}"]
-    with (home / "log").open("w") as log:
+    with (home / "log").open("w", encoding="utf-8") as log:
         server = subprocess.Popen(command, stdout=log, stderr=log, cwd=home,
                                   env=os.environ | {k: str(home / v) for k, v in own.items()})
     try:
@@ -65,12 +65,12 @@ def address(server, home):
     while time.monotonic() < end and server.poll() is None:
         for info in (home / "runtime").glob("jpserver-*.json"):
             try:
-                url = json.loads(info.read_text())["url"]
+                url = json.loads(info.read_text("utf-8"))["url"]
                 urllib.request.urlopen(url + "api", timeout=5).close()
                 return url
             except (ValueError, OSError): pass  # half written; not listening yet
         time.sleep(0.1)
-    raise RuntimeError(f"JupyterLab does not start:\n{(home / 'log').read_text()}")
+    raise RuntimeError(f"JupyterLab does not start:\n{(home / 'log').read_text('utf-8')}")
 
 
 @pytest.fixture

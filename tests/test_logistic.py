@@ -8,11 +8,18 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score
 
+from sslnb import logistic
 from sslnb.core import SettingError
 from sslnb.logistic import CS as ALL
-from sslnb.logistic import average_precision, fit, fit_labels, labels_probe, logistic_probe
+from sslnb.logistic import (average_precision, average_precision_11, fit_labels, labels_probe, logistic_probe,
+                            mean_per_class)
 
 CS = [1e-6, 1e-4, 1e-2, 0.1, 1.0, 10.0, 1e3, 1e5]
+
+
+def fit(x, y, Cs, n_classes=None, **more):
+    "`logistic.fit` with as many classes as the labels have."
+    return logistic.fit(x, y, Cs, n_classes or int(y.max()) + 1, **more)
 
 
 def digits():
@@ -165,7 +172,7 @@ def test_iterations_run_out():
 def test_probe_chooses_on_validation_and_refits():
     x, y = digits()
     parts = x[:150], y[:150], x[150:200], y[150:200], x[200:]
-    probe = logistic_probe(*parts, Cs=CS[::-1])
+    probe = logistic_probe(*parts, n_classes=10, Cs=CS[::-1])
     best = [C for C, a in zip(CS[::-1], probe.validation) if a == max(probe.validation)]
     assert probe.C == min(best)
     torch.testing.assert_close(probe.scores, fit(x[:200], y[:200], [probe.C]).scores(x[200:]), atol=0.05, rtol=0.05)
@@ -232,6 +239,48 @@ def test_labels_probe_gives_each_label_its_own_c():
         alone = fit_labels(x[use], y[use][:, label:label + 1], [C]).odds(x[450:])[:, 0]
         torch.testing.assert_close(probe.scores[:, label], alone, atol=0.05, rtol=0.05)
     assert average_precision(probe.scores, y[450:]).mean() > 0.6
+
+
+def test_the_probe_chooses_by_what_is_reported():
+    x, y = drawn(900)
+    rare = (y > 1) | (torch.arange(900) % 9 == 0)  # a ninth of two of the eight classes
+    x, y = x[rare], y[rare]
+    parts = x[:300], y[:300], x[300:], y[300:], x[300:]
+    by_class = logistic_probe(*parts, n_classes=8, measure=mean_per_class)
+    for r in (0, 20, 44):
+        predicted = fit(x[:300], y[:300], ALL, 8).odds(x[300:], r).argmax(1)
+        recalls = [(predicted[y[300:] == c] == c).double().mean() for c in range(8)]
+        assert by_class.validation[r] == pytest.approx(sum(recalls).item() / 8)
+    assert by_class.validation != logistic_probe(*parts, n_classes=8).validation
+    x, y = labelled()
+    parts = x[:300], y[:300], x[300:450], y[300:450], x[450:]
+    measures = average_precision_11, average_precision
+    points, area = (labels_probe(*parts, Cs=ALL[::4], measure=m).validation for m in measures)
+    assert (points - area).abs().max() > 1e-3 and (points - area).abs().max() < 0.1
+
+
+def test_average_precision_at_eleven_recalls():
+    "As the VOC development kit computes it, one image after the other in the order of the scores."
+    g = torch.Generator().manual_seed(6)
+    y, scores = (torch.rand(300, 1, generator=g) < 0.1).long(), torch.randn(300, 1, generator=g)
+    has = y[scores[:, 0].argsort(descending=True), 0].double()
+    recall, precision = has.cumsum(0) / has.sum(), has.cumsum(0) / torch.arange(1, 301)
+    expected = sum(precision[recall >= t / 10 - 1e-9].max() for t in range(11)) / 11
+    torch.testing.assert_close(average_precision_11(scores, y)[0], expected)
+    assert average_precision_11(y.double(), y) == 1
+    torch.testing.assert_close(average_precision_11(0 * scores, y)[0], y.double().mean())
+    assert (average_precision_11(scores, y) - average_precision(scores, y)).abs() > 1e-3
+
+
+def test_a_class_that_training_or_validation_lacks():
+    x, y = digits()
+    no_nine, no_eight = y[:150] != 9, y[150:200] != 8
+    parts = x[:150][no_nine], y[:150][no_nine], x[150:200][no_eight], y[150:200][no_eight], x[200:]
+    assert logistic_probe(*parts, n_classes=10, Cs=CS).scores.shape == (100, 10)
+    low, low_val = parts[1] < 8, parts[3] < 8
+    parts = parts[0][low], parts[1][low], parts[2][low_val], parts[3][low_val], x[200:]
+    found = logistic_probe(*parts, n_classes=10, Cs=CS)
+    assert found.scores.shape == (100, 10) and (found.scores[:, 8:].exp() == 0).all()
 
 
 def test_labels_that_cannot_be_learnt_are_named():

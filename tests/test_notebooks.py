@@ -15,7 +15,7 @@ STUDY = sorted((ROOT / "nbs").glob("[0-9]*.ipynb"))
 
 def papermill(path, out, *parameters):
     command = [sys.executable, "-m", "papermill", path, out, "--no-progress-bar", *parameters]
-    return subprocess.run(list(map(str, command)), capture_output=True, text=True, env=os.environ.copy())
+    return subprocess.run(list(map(str, command)), capture_output=True, encoding="utf-8", env=os.environ.copy())
 
 
 @pytest.mark.parametrize("path", STUDY, ids=lambda p: p.name)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from papermill.translators import PythonTranslator
 
 ROOT = Path(__file__).resolve().parents[1]
 STUDY = sorted((ROOT / "nbs").glob("[0-9]*.ipynb"))
@@ -21,7 +22,7 @@ def settings():
 
 
 def test_nbdev_3_finds_the_same_settings_in_pyproject():
-    ini, table = settings(), tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["nbdev"]
+    ini, table = settings(), tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["nbdev"]
     for key, value in table.items():
         plain = " ".join(value) if isinstance(value, list) else str(value)
         assert ini[key] == plain, key
@@ -30,11 +31,11 @@ def test_nbdev_3_finds_the_same_settings_in_pyproject():
 
 
 def test_version_is_written_once():
-    assert f'__version__ = "{settings()["version"]}"' in (ROOT / "sslnb" / "__init__.py").read_text()
+    assert f'__version__ = "{settings()["version"]}"' in (ROOT / "sslnb" / "__init__.py").read_text("utf-8")
 
 
 def test_every_pinned_requirement_has_a_range_or_pin_in_settings():
-    pins = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().split())
+    pins = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text("utf-8").split())
     required = [r for key in settings() if key.endswith("requirements") for r in settings()[key].split()]
     for requirement in required:
         assert re.split(r"[=<>]", requirement)[0] in pins, requirement
@@ -71,3 +72,42 @@ def test_study_notebook_follows_the_template(path):
     assert not long, f"cells over 20 lines: {long}"
     text = "\n".join(c.source for c in cells)
     for part in ("You will learn", "Predict", "Verdict", "Summary", "Questions", "Exercises"): assert part.lower() in text.lower(), part
+
+
+def unsaid(tree):
+    "The calls that read or write text without saying its encoding, and the word that gives them away."
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call): continue
+        name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+        given = {k.arg: k.value for k in node.keywords}
+        if "encoding" in given: continue
+        if name == "read_text" and not node.args or name == "write_text" and len(node.args) < 2: yield node, name
+        if getattr(given.get("text"), "value", None) is True: yield node, "text=True"
+        if name != "open" or ast.unparse(node.func) in ("Image.open", "webbrowser.open", "os.open"): continue
+        mode = [given["mode"]] if "mode" in given else node.args[isinstance(node.func, ast.Name):][:1]
+        if not (mode and "b" in str(getattr(mode[0], "value", ""))): yield node, name
+
+
+TEXTS = [*(p for p in (ROOT / "sslnb").glob("*.py")), *(ROOT / "tests").rglob("*.py"), ROOT / "docs" / "conf.py", ROOT / "data" / "unpack.py"]
+
+
+@pytest.mark.parametrize("path", sorted(TEXTS), ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_text_is_read_and_written_as_utf_8(path):
+    found = [(node.lineno, name) for node, name in unsaid(ast.parse(path.read_text("utf-8")))]
+    assert not found, "say encoding=\"utf-8\": elsewhere the default is another one"
+
+
+@pytest.mark.parametrize("path", STUDY, ids=lambda p: p.name)
+def test_papermill_reads_every_parameter(path):
+    cell = next(c for c in nbformat.read(path, 4).cells if "parameters" in c.metadata.get("tags", []))
+    names = [node.target.id for node in ast.parse(cell.source).body]
+    assert [p.name for p in PythonTranslator.inspect(cell)] == names, "write `x: int = None`, not `int | None`"
+
+
+def test_two_modules_do_not_have_one_public_name():
+    names = {}
+    for path in (ROOT / "sslnb").glob("*.py"):
+        exported = [n.value for n in ast.parse(path.read_text("utf-8")).body
+                    if isinstance(n, ast.Assign) and getattr(n.targets[0], "id", "") == "__all__"]
+        for name in (e.value for n in exported for e in n.elts): names.setdefault(name, []).append(path.stem)
+    assert not {name: modules for name, modules in names.items() if len(modules) > 1}

@@ -30,11 +30,11 @@ def test_pinned_bytes(domain):
 def test_another_process_draws_the_same():
     here = str(Path(__file__).parent)
     code = f"import sys; sys.path.insert(0, {here!r}); import test_shapes; print(test_shapes.digest('shapes'))"
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, encoding="utf-8")
     assert out.stdout.strip() == digest("shapes")
 
 def test_only_exact_arithmetic():
-    tree = ast.parse(Path(shapes.__file__).read_text())
+    tree = ast.parse(Path(shapes.__file__).read_text("utf-8"))
     used = {node.attr for node in ast.walk(tree)
             if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "np"}
     assert used - EXACT == set()

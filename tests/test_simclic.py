@@ -12,7 +12,7 @@ from sslnb.core import SettingError, rng
 from sslnb.methods import Batch, SimCLIC, SimSiam
 from sslnb.models import encoder
 from sslnb.runs import Run, load_tensors
-from sslnb.train import Job, TrainConfig, Training, _find_or_train, load_buffer, pretrain, resolve, train_all
+from sslnb.train import TrainJob, TrainConfig, Training, _find_or_train, load_buffer, pretrain, resolve, train_all
 
 CPU = torch.device("cpu")
 SMALL = {"hidden": 32, "out": 16, "bottleneck": 8}
@@ -63,7 +63,7 @@ def test_history_is_that_of_the_same_image_one_epoch_ago(some):
 
 
 def test_history_survives_an_interruption_to_the_bit(some, tmp_path, stop_at):
-    job = Job(*resolve(replace(CONFIG, save_at=(6,)), CPU, some))
+    job = TrainJob(*resolve(replace(CONFIG, save_at=(6,)), CPU, some))
     straight, = train_all([job], CPU, store=tmp_path / "straight")
     run = Run(job.config, tmp_path / "broken")
     with pytest.raises(KeyboardInterrupt): _find_or_train(job, stop_at(6), CPU, store=tmp_path / "broken")
@@ -76,11 +76,11 @@ def test_history_survives_an_interruption_to_the_bit(some, tmp_path, stop_at):
 
 
 def test_history_of_other_images_is_refused(some, tmp_path, stop_at):
-    job = Job(*resolve(replace(CONFIG, save_at=(6,)), CPU, some))
+    job = TrainJob(*resolve(replace(CONFIG, save_at=(6,)), CPU, some))
     with pytest.raises(KeyboardInterrupt): _find_or_train(job, stop_at(6), CPU, store=tmp_path)
     before = Run(job.config, tmp_path).state_file.read_bytes()
-    changed = replace(some, pixels=some.pixels.flip(0), fingerprint="0123456789abcdef")
-    with pytest.raises(SettingError, match="has fingerprint 0123456789abcdef, not .*belongs to one set"):
+    changed = replace(some, pixels=some.pixels.flip(0))
+    with pytest.raises(SettingError, match=f"has fingerprint {changed.fingerprint}, not .*belongs to one set"):
         train_all([job._replace(images=changed)], CPU, store=tmp_path)
     assert Run(job.config, tmp_path).state_file.read_bytes() == before
 

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from sslnb import cli, site
-from sslnb.report import claims, record_all, record_claim, verdicts
+from sslnb.report import begin_run, claims, record_all, record_claim, verdicts
 
 ROOT = Path(__file__).resolve().parents[1]
 VOID = {"meta", "link", "img", "input", "col", "br", "hr"}
@@ -58,7 +58,7 @@ def reports(tmp_path):
 
 @pytest.fixture
 def soup(reports):
-    return BeautifulSoup(site.build_page().read_text(), "html.parser")
+    return BeautifulSoup(site.build_page().read_text("utf-8"), "html.parser")
 
 
 def texts(elements):
@@ -83,6 +83,38 @@ def test_verdicts_are_those_of_report(reports):
     for claim, row in found:
         (same,) = verdicts([claim], row["dataset"], row["scale"]).to_dict("records")
         assert {k: row[k] for k in ("reading", "margin", "detectable", "evidence", "verdict")} | {"text": same["text"]} == same
+
+
+def test_a_run_with_parameters_of_its_own_stands_apart(reports):
+    begin_run({"labelled_images": 100})
+    try:
+        record_all(rows("rotnet", "Table 1", "simclr", "cifar10", values=(0.1, 0.1, 0.1), fraction=0.01, final=True, epochs=20.0))
+        record_claim("R1", pd.Series([0.5, 0.51, 0.52]), dataset="cifar10", scale="gpu", method="simclr", setting={"by": "batch"})
+    finally: begin_run({})
+    soup = BeautifulSoup(site.build_page().read_text("utf-8"), "html.parser")
+    assert texts(soup.select("#R1 tr.row > td:first-child")) == ["cifar10, gpu", "cifar10, gpu (labelled images 100)", "cifar10, quick"]
+    heads = texts(table(soup, "rotnet, Table 1, cifar10").select("thead th"))
+    assert "ours: cifar10, quick" in heads and "ours: cifar10, quick (labelled images 100)" in heads
+    assert "0.520 ± 0.020" in table(soup, "rotnet, Table 1, cifar10").get_text()
+    assert len(texts(soup.select("#R1 tr.row"))) == 3 and verdicts(["R1"], "cifar10", "gpu").margin.tolist() == ["+0.021 [+0.019, +0.023]"]
+
+
+def test_whatever_lies_about_costs_a_line_and_not_the_page(reports):
+    good = site.build_page().read_text("utf-8")
+    nb = (reports / "cifar10-gpu" / "01_small.ipynb").read_text("utf-8")
+    failed = nbformat.from_dict(json.loads(nb) | {"metadata": {"papermill": {"exception": True}}})
+    nbformat.write(failed, reports / "cifar10-gpu" / "02_failed.ipynb")
+    bad = {"cifar10-gpu/03_cut.ipynb": nb[:40], "cifar10-gpu/04_none.ipynb": '{"metadata": {}, "cells": []}', "cifar10-gpu/05_list.ipynb": "[]",
+           "cifar10-gpu/01_small-cut.png": "PNG", "records/notes.csv": "a,b\n1,2\n", "records/empty.csv": ""}
+    for name, text in bad.items(): (reports / name).write_text(text, "utf-8")
+    (reports / "mine").mkdir()
+    (reports / "mine" / "10_claims.ipynb").write_text(nb, "utf-8")
+    done = CliRunner().invoke(cli.cli, ["report"])
+    assert done.exit_code == 0 and "Traceback" not in done.output, done.output
+    for name in (*bad, "cifar10-gpu/02_failed.ipynb"): assert f"Warning: {reports / name}: " in done.output, (name, done.output)
+    page = (reports / "index.html").read_text("utf-8")
+    assert "02_failed" not in page and "01_small-cut" not in page and "mine/10_claims.ipynb" in page
+    assert page.count('class="row"') == good.count('class="row"')
 
 
 def table(soup, label):
@@ -128,7 +160,7 @@ class Balanced(HTMLParser):
 
 
 def test_the_page_is_sound_html_that_needs_no_network(soup, reports):
-    html = (reports / "index.html").read_text()
+    html = (reports / "index.html").read_text("utf-8")
     parser = Balanced()
     parser.feed(html)
     assert not parser.open
@@ -298,5 +330,5 @@ def test_axe_finds_nothing(opened, axe, how):
 def test_the_command_says_where_the_page_is(reports):
     done = CliRunner().invoke(cli.cli, ["report"])
     assert done.exit_code == 0 and done.output.strip() == str(reports / "index.html")
-    pages = json.loads((reports / "pages.js").read_text().removeprefix("var pages = ").rstrip(";\n"))
+    pages = json.loads((reports / "pages.js").read_text("utf-8").removeprefix("var pages = ").rstrip(";\n"))
     assert pages == ["cifar10-gpu/01_small.html", "shapes-quick/05_small.html"] and all((reports / p).exists() for p in pages)

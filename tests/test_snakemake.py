@@ -25,7 +25,7 @@ def snakemake(tmp_path, monkeypatch):
     def snakemake(*options, **config):
         command = [sys.executable, "-m", "snakemake", "-s", WORKFLOW / "Snakefile", "--nocolor", "--cores", "2", *options]
         command += ["--config", *(f"{key}={value}" for key, value in config.items())]
-        started.append(subprocess.Popen(list(map(str, command)), cwd=tmp_path, env=os.environ.copy(), text=True,
+        started.append(subprocess.Popen(list(map(str, command)), cwd=tmp_path, env=os.environ.copy(), encoding="utf-8",
                                         stdout=subprocess.PIPE, stderr=subprocess.STDOUT))
         return started[-1]
     yield snakemake
@@ -95,6 +95,6 @@ def test_two_cores_run_what_is_missing_and_keep_what_succeeds(snakemake, study, 
 
 
 def test_profiles_say_what_snakemake_knows():
-    known = subprocess.run([sys.executable, "-m", "snakemake", "--help"], capture_output=True, text=True).stdout
+    known = subprocess.run([sys.executable, "-m", "snakemake", "--help"], capture_output=True, encoding="utf-8").stdout
     for path in (WORKFLOW / "profiles").glob("*/config.yaml"):
-        for option in yaml.safe_load(path.read_text()): assert f"--{option}" in known, (path.parent.name, option)
+        for option in yaml.safe_load(path.read_text("utf-8")): assert f"--{option}" in known, (path.parent.name, option)

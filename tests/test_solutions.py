@@ -23,7 +23,7 @@ def source(path, *kinds):
 def test_solution_runs_and_leaves_nothing_untidy(path, tmp_path):
     out = tmp_path / path.name
     command = [sys.executable, "-m", "papermill", str(path), str(out), "--no-progress-bar"]
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", env=os.environ | {"OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr[-3000:]
     outputs = [o for c in nbformat.read(out, as_version=4).cells for o in c.get("outputs", [])]
     assert not [o for o in outputs if o.get("name") == "stderr"]

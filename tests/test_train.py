@@ -6,14 +6,17 @@ from dataclasses import replace
 
 import pytest
 import torch
+from filelock import FileLock
+from PIL import Image
 
-from sslnb import data, evaluate
+from sslnb import data, evaluate, methods
 from sslnb.core import SettingError
-from sslnb.runs import CorruptFile, Run, load_tensors
-from sslnb.train import TrainJob, TrainConfig, _find_or_train, load_encoder, pretrain, resolve, train_all
+from sslnb.methods import METHODS, SupCE
+from sslnb.runs import CorruptFile, Run, cached, load_tensors, save_tensors
+from sslnb.train import Diverged, TrainConfig, TrainJob, _find_or_train, load_encoder, pretrain, resolve, train_all
 
 CONFIG = TrainConfig(dataset="shapes", method="simclr", encoder="tiny", steps=300, batch_size=16, lr=1e-3,
-                        save_at=(0, 100), options={"hidden": 32, "out": 16})
+                     save_at=(0, 100), options={"hidden": 32, "out": 16})
 CPU = torch.device("cpu")
 TRAIN = """
 import sys
@@ -110,3 +113,120 @@ def test_fine_tuning_from_another_encoder_is_another_run():
     a, b = (evaluate.fine_tuning(e, images, 0.05, epochs=1) for e in (first, second))
     assert Run(a.config).hash != Run(b.config).hash and a.images.fingerprint == b.images.fingerprint
     with pytest.raises(SettingError, match="not the digest"): train_all([a._replace(start=second)])
+
+
+# Whose code made it, whose store is it
+
+def short(**changes):
+    return replace(CONFIG, **dict(steps=10, save_at=()) | changes)
+
+
+def register(monkeypatch, cls):
+    monkeypatch.setitem(METHODS, "mine", cls)
+    return short(method="mine", options={})
+
+
+def test_a_mended_method_is_trained_again(monkeypatch):
+    class Mine(SupCE):
+        def loss(self, views, batch): return 0 * super().loss(views, batch)
+    broken = pretrain(register(monkeypatch, Mine)).history.loss
+
+    class Mine(SupCE):
+        def loss(self, views, batch): return super().loss(views, batch)
+    mended = pretrain(register(monkeypatch, Mine)).history.loss
+    assert broken.eq(0).all() and mended.gt(1).all()
+
+
+def test_a_part_of_the_library_that_is_replaced_makes_another_run(monkeypatch):
+    first = pretrain(short())
+    monkeypatch.setattr(methods, "nt_xent", lambda z1, z2, t: (z1 - z2).square().mean())
+    assert pretrain(short()).hash != first.hash
+
+
+def test_a_method_without_source_is_refused(monkeypatch):
+    names = {"__name__": "typed_at_a_prompt"}
+    exec("from sslnb.methods import SupCE\nclass Mine(SupCE):\n    def loss(self, views, batch): return super().loss(views, batch)", names)
+    with pytest.raises(SettingError, match="has no source to be known by"): pretrain(register(monkeypatch, names["Mine"]))
+
+
+def test_weights_that_exploded_under_a_finite_loss_are_no_finished_run(monkeypatch):
+    class Mine(SupCE):
+        def loss(self, views, batch):
+            with torch.no_grad(): self.encoder.stem[1].running_var.fill_(torch.inf)  # not used in training
+            return super().loss(views, batch)
+    with pytest.raises(Diverged, match="running_var is not finite after step 10"): pretrain(register(monkeypatch, Mine))
+
+
+def test_a_state_of_a_method_with_other_buffers_is_begun_again(monkeypatch, stop_at):
+    class Mine(SupCE):
+        def __init__(self, encoder, images, *, width: int = 2):
+            super().__init__(encoder, images)
+            self.register_buffer("seen", torch.zeros(width))
+    config = replace(register(monkeypatch, Mine), steps=30, save_at=(10,))
+    expected = pretrain(config).history
+    job = TrainJob(*resolve(config, CPU))
+    run = Run(job.config, Run(job.config).folder.parent / "again")
+    with pytest.raises(KeyboardInterrupt): _find_or_train(job, stop_at(10), CPU, store=run.folder.parent)
+    tensors, info = load_tensors(run.state_file)
+    save_tensors(run.state_file, tensors | {"method.seen": torch.zeros(3)}, **info)
+    with pytest.warns(UserWarning, match="seen of the method were other ones when it was saved; this run starts again"):
+        again, = train_all([job], store=run.folder.parent)
+    assert again.history.equals(expected)
+
+
+def refused(*args, **kwargs):
+    raise PermissionError(13, "Permission denied")
+
+
+@pytest.fixture
+def read_only(monkeypatch):
+    "A folder that takes no files, for a user who may do everything, too."
+    def make(folder):
+        monkeypatch.setattr(os, "access", lambda path, mode: not str(path).startswith(str(folder)))
+        monkeypatch.setattr(FileLock, "acquire", refused)
+        monkeypatch.setattr(os, "replace", refused)
+    return make
+
+
+def test_a_finished_run_in_a_read_only_store_is_found(read_only):
+    run = pretrain(short())
+    read_only(run.folder.parent)
+    assert pretrain(short()).hash == run.hash
+    with pytest.raises(SettingError, match="cannot be written to: name a store of your own with SSLNB_STORE"): pretrain(short(seed=1))
+
+
+def test_results_that_cannot_be_kept_are_given_all_the_same(read_only, tmp_path):
+    read_only(tmp_path)
+    for _ in range(2):
+        with pytest.warns(UserWarning, match="cannot be written to"): assert cached(register, {"q": 1}, lambda: {"a": 1}) == {"a": 1}
+
+
+@pytest.mark.parametrize("bad", [dict(momentum=1.5), dict(weight_decay=-1.0), dict(lr=float("inf")), dict(lr=float("nan")), dict(lr=0.0),
+                                 dict(seed=-1), dict(seed=99999999999999999999), dict(options={"temperature": 0.0}), dict(warmup=10),
+                                 dict(options={"temperature": float("inf")}), dict(save_at=(11,)), dict(steps=0), dict(batch_size=0)])
+def test_ranges(bad):
+    name = next(iter(bad.get("options") or bad))
+    with pytest.raises(SettingError, match=name): resolve(short(**bad), CPU)
+
+
+def test_lists_of_steps_and_no_images():
+    assert short(save_at=[1, 10]).save_at == (1, 10)
+    with pytest.raises(SettingError, match="has 0 images"): resolve(short(), CPU, data.load("shapes")[:0])
+
+
+def test_nothing_of_the_users_home_is_in_a_configuration(tmp_path):
+    pixels = data.load("shapes").pixels[:32].permute(0, 2, 3, 1).numpy()
+    for i, p in enumerate(pixels):
+        file = tmp_path / "secret" / "photos" / "train" / str(i % 2) / f"{i}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(p).save(file)
+    run = pretrain(short(dataset=f"folder:{tmp_path}/secret/photos", steps=1))
+    text = (run.folder / "config.json").read_text("utf-8")
+    assert "secret" not in text and '"dataset":"folder:photos' in text
+
+
+def test_rotnet_says_that_it_wants_square_images():
+    wide = data.Images.from_arrays(torch.zeros(20, 3, 32, 48, dtype=torch.uint8), name="wide")
+    with pytest.raises(SettingError, match=r"32×48 pixels \(height, width\), and rotnet turns images by quarters: load them with size=32"):
+        pretrain(short(method="rotnet", options={}, dataset=None), wide)
+    pretrain(short(dataset=None, steps=1), wide)  # SimCLR does not mind

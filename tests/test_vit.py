@@ -5,6 +5,7 @@ from lightly.models import utils
 from torch import nn
 from torchvision.models import VisionTransformer
 
+from sslnb.behaviour import behaviour_of
 from sslnb.core import SettingError, rng
 from sslnb.models import Normalize
 from sslnb.vit import (PRESETS, MLPDecoder, TransformerDecoder, ViT, masked_mse, patch_for, patchify, pick, put,
@@ -195,9 +196,19 @@ def test_weights_go_from_one_vit_to_another():
 @pytest.mark.parametrize("wrong, says", [
     (lambda: patchify(torch.rand(1, 3, 30, 30), 4), r"30 pixels .* patch of 4: resize the images to 32"),
     (lambda: vit("vit_tiny", nn.Identity(), 3, 225), r"225 pixels .* patch of 16: resize the images to 224"),
-    (lambda: random_mask(1, 64, 0.0, rng(0)), r"mask_ratio = 0.0 masks 0 of 64"),
-    (lambda: random_mask(1, 64, 1.0, rng(0)), r"mask_ratio = 1.0 masks 64 of 64"),
-    (lambda: random_mask(1, 4, 0.95, rng(0)), r"masks 4 of 4 patches: choose one between 0.25 and 0.75"),
+    (lambda: random_mask(1, 64, 0.0, rng(0)), r"mask_ratio = 0.0 leaves nothing masked or nothing shown of 64"),
+    (lambda: random_mask(1, 64, 1.0, rng(0)), r"mask_ratio = 1.0 leaves nothing"),
+    (lambda: random_mask(1, 4, 0.95, rng(0)), r"of 4 patches: choose one between 0.25 and 0.75"),
+    (lambda: random_mask(1, 64, float("nan"), rng(0)), r"mask_ratio = nan leaves nothing"),
+    (lambda: random_mask(1, 64, -0.5, rng(0)), r"mask_ratio = -0.5 leaves nothing"),
+    (lambda: random_mask(0, 64, 0.75, rng(0)), r"n = 0 images"),
+    (lambda: patchify(torch.rand(1, 3, 48, 32), 4), r"images of 48×32 pixels are not square.* size=32"),
+    (lambda: patchify(torch.rand(1, 3, 32, 32), 0), r"a patch of 0 pixels: both must be at least 1"),
+    (lambda: unpatchify(torch.rand(1, 15, 48), 4), r"15 patches of 48 numbers are no square image"),
+    (lambda: unpatchify(torch.rand(1, 16, 50), 4), r"16 patches of 50 numbers are no square image in patches of 4×4"),
+    (lambda: masked_mse(torch.rand(2, 3, 1), torch.rand(2, 4, 8), torch.tensor([[0, 1, 2]] * 2)), r"predicted is \(2, 3, 1\), the masked"),
+    (lambda: vit("vit_huge", nn.Identity(), 3, 32), r"no ViT is called 'vit_huge'; there are: vit_tiny"),
+    (lambda: sincos(0, 32), r"0×0 patches"),
     (lambda: small()(torch.rand(1, 1, 16, 16)), r"3×16×16.*not 1×16×16: repeat their channel \(x.expand\(-1, 3, "),
     (lambda: small(1)(torch.rand(1, 3, 16, 16)), r"1×16×16.*not 3×16×16: build an encoder for these images"),
     (lambda: small()(torch.rand(1, 3, 16, 20)), r"not 3×16×20: load them with size=16, or"),
@@ -210,3 +221,9 @@ def test_bad_input_is_named(wrong, says):
 def test_every_preset_builds():
     for name in PRESETS:
         with torch.device("meta"): assert vit(name, nn.Identity(), 1, 32).grid == 8
+
+
+def test_what_is_stored_names_its_versions():
+    assert {f"vit.{name}" for name in ("ViT", "patchify", "sincos", "run_block", "pick")} <= {*behaviour_of(ViT)}
+    assert {"vit.masked_mse", "vit.patch_mean_std", "vit.random_mask", "vit.MLPDecoder", "vit._Decoder"} <= {
+        *behaviour_of(masked_mse, random_mask, MLPDecoder)}

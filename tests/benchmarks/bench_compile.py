@@ -1,8 +1,8 @@
 "What torch.compile of the encoder gives, compile time counted: from how many steps on it pays."
-import json, math, os, shutil, subprocess, sys, tempfile
+import json, math, os, subprocess, sys, tempfile
 from statistics import median
 
-from common import ms, options, seconds, show, simclr, take_turns
+from common import can_compile, ms, options, seconds, show, simclr, take_turns
 
 from sslnb.augment import augment
 from sslnb.core import rng
@@ -10,7 +10,7 @@ from sslnb.core import rng
 
 def measure(args) -> dict:
     "Seconds of the first compiled step, and of later steps with and without compiling."
-    plain, compiled = (simclr(args.encoder, args.batch, args.device, compile=c) for c in (False, True))
+    plain, compiled = (simclr(args.encoder, args.batch, args.device, compile=c) for c in ("none", "default"))
     pixels = plain.images.pixels[:args.batch].repeat(2, 1, 1, 1)
     views = augment(pixels, plain.config.augment, rng("views", device=args.device))
     def steps(training, n):
@@ -35,8 +35,7 @@ def main():
     parser.add_argument("--child", action="store_true", help="one measurement, as JSON: this script calls itself")
     args = parser.parse_args()
     if args.child: return print(json.dumps(measure(args)))
-    if not any(map(shutil.which, (os.environ.get("CXX", ""), "g++", "clang++", "c++"))):
-        return print("Skipped: torch.compile needs a C++ compiler (g++ or clang++), and this machine has none.")
+    if not can_compile(): return
     with tempfile.TemporaryDirectory() as cache:  # a process of its own each time: empty cache, then the filled one
         env = os.environ | {"TORCHINDUCTOR_CACHE_DIR": cache}
         command = [sys.executable, *sys.argv, "--child"]

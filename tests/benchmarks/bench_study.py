@@ -51,7 +51,7 @@ def main():
         if folder.exists() and any(folder.iterdir()): parser.error(f"{folder} is not empty")
         env = os.environ | {"SSLNB_STORE": str(folder / "store"), "SSLNB_REPORTS": str(folder / "reports")}
         start = time.monotonic()
-        study = subprocess.Popen([sys.executable, "-m", "sslnb", "study", *more], env=env, text=True,
+        study = subprocess.Popen([sys.executable, "-m", "sslnb", "study", *more], env=env, encoding="utf-8",
                                  stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         rows, peak = watch(study)
         seconds = time.monotonic() - start

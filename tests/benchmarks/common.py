@@ -1,5 +1,5 @@
 "What the benchmarks share: their options, the same network and images for all, interleaved timing, one table."
-import argparse, json, os, platform, time
+import argparse, json, os, platform, shutil, time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
@@ -21,6 +21,7 @@ def options(doc: str, batch: int = 256, rounds: int = 10) -> argparse.ArgumentPa
     parser.add_argument("--batch", type=int, default=batch, help="images per batch (two views of each)")
     parser.add_argument("--rounds", type=int, default=rounds, help="rounds in which the contenders take turns")
     parser.add_argument("--save", action="store_true", help="also write reports/benchmarks/NAME-DEVICE.json")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="also write the same JSON to FILE")
     return parser
 
 
@@ -33,7 +34,7 @@ def images() -> data.Images:
 def simclr(encoder: str, batch: int, device: torch.device, **settings) -> Training:
     "SimCLR in training with the library's own recipe, precision (bf16 where the hardware has it) and layout."
     config = TrainConfig(dataset=images().name.split("/")[0], method="simclr", encoder=encoder, steps=100_000,
-                            batch_size=batch, lr=1e-3, options={"hidden": 256, "out": 128}, **settings)
+                         batch_size=batch, lr=1e-3, options={"hidden": 256, "out": 128}, **settings)
     return Training(*resolve(config, device), device)
 
 
@@ -41,6 +42,23 @@ def flops(training: Training, views: torch.Tensor) -> int:
     "Floating-point operations of one update, forward and backward."
     with FlopCounterMode(display=False) as counter: training.update(views, None)
     return counter.get_total_flops()
+
+
+def matrix_rate(device: torch.device, precision: str) -> float:
+    "Operations per second of a matrix product in `precision`: the median of ten, 8192³ on a GPU, 1024³ on a CPU."
+    n, dtype = 8192 if device.type == "cuda" else 1024, {"bf16": torch.bfloat16, "fp32": torch.float32}[precision]
+    a, b = torch.randn(2, n, n, device=device, dtype=dtype)
+    def work():
+        for _ in range(10): a @ b
+        return 10
+    return 2 * n**3 / median(take_turns({"matrices": work}, 10, device)["matrices"])
+
+
+def can_compile() -> bool:
+    "Is there a compiler for what torch.compile writes? Says so where there is none."
+    found = any(map(shutil.which, filter(None, (os.environ.get("CXX"), "g++", "clang++", "c++"))))
+    if not found: print("torch.compile is left out: it needs a C++ compiler (g++ or clang++), and this machine has none")
+    return found
 
 
 def seconds(work: Callable[[], int], device: torch.device) -> float:
@@ -68,7 +86,7 @@ def ms(times: list[float]) -> str:
 
 def machine() -> str:
     "The processor and how many cores of it there are."
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines() if Path("/proc/cpuinfo").exists() else []
     names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
     return f"{names[0] if names else platform.processor()}, {os.cpu_count()} cores"
 
@@ -79,6 +97,6 @@ def show(name: str, rows: list[dict], args: argparse.Namespace, **more):
     print(f"\n**{name}**: " + "; ".join(f"{k} {v}" for k, v in about.items()) + "\n")
     print("| " + " | ".join(rows[0]) + " |\n|" + "---|" * len(rows[0]))
     for row in rows: print("| " + " | ".join(map(str, row.values())) + " |")
-    if not args.save: return
-    with replacing(reports() / "benchmarks" / f"{name}-{args.device.type}.json") as part:
-        part.write_text(json.dumps({"about": about, "rows": rows}, indent=1, ensure_ascii=False) + "\n")
+    for file in [reports() / "benchmarks" / f"{name}-{args.device.type}.json"] * args.save + [args.out] * bool(args.out):
+        with replacing(file) as part:
+            part.write_text(json.dumps({"about": about, "rows": rows}, indent=1, ensure_ascii=False) + "\n", "utf-8")
