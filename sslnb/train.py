@@ -201,6 +201,7 @@ def resolve(config: TrainConfig, device: torch.device, images: data.Images | Non
     """`config` with nothing left open for `device`, and its images: those that it names, or `images` (a part of them, or your own).
     `start`: the encoder to start from. `SettingError` where the parts do not fit together."""
     if images is None: images = _named(config)
+    if start is not None: config = replace(config, encoder=start.name)
     _check_images(config, images)
     if any(s > config.steps for s in config.save_at):
         raise SettingError(f"save_at = {config.save_at}: steps lie between 0 and {config.steps}")

@@ -228,7 +228,6 @@ def test_under_attack(gpu, where, name):
 
 # -- landscapes and maps
 
-@pytest.mark.xfail(strict=True, raises=RuntimeError, reason="geometry._losses: cuDNN's BatchNorm does not work under vmap")
 @pytest.mark.parametrize("where", ["cpu", "cuda"])
 @pytest.mark.parametrize("recalibrate", [False, True])
 def test_landscape(gpu, recalibrate, where):
