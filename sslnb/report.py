@@ -25,15 +25,9 @@ from .core import ROOT, SettingError, best_device, folder, replacing, to_json
 from .runs import Run, provenance
 
 # %% ../nbs/lib/report.ipynb #2bf5fc16
-def _public_name(name: str) -> str:
-    "`data.public_name`, until that is there."
-    if not name.startswith("folder:") or re.fullmatch(r"folder:[^/\\]+@[0-9a-f]{8}", name): return name
-    tree = Path(name.removeprefix("folder:")).expanduser().resolve()
-    return f"folder:{tree.name}@{hashlib.sha256(str(tree).encode()).hexdigest()[:8]}"
-
 def public(name: str) -> str:
     "The name of a set (or of two, with an arrow) for records, file names and figures: a folder's own name and a digest, not its place."
-    return "->".join(getattr(data, "public_name", _public_name)(part) for part in name.split("->"))
+    return "->".join(data.public_name(part) for part in name.split("->"))
 
 def published(value: Any) -> Any:
     "A plain value with the names of all sets made `public`."

@@ -22,7 +22,7 @@ from torch import Tensor
 from . import data, models
 from .augment import RECIPES, Augment
 from .behaviour import behaviour_of, digest_of, version
-from .core import (BelowOne, Count, NonNegative, Positive, Progress, Seed, SettingError, best_device, checked_dataclass, locked,
+from .core import (BelowOne, Count, NonNegative, Positive, Progress, Seed, SettingError, best_device, checked_dataclass,
                         replacing, rng, seed_of, to_json)
 from .distributed import (Silent, all_reduce_mean, average_gradients, broadcast, broadcast_object, check_batch, local_shard,
                                synchronised, world)
