@@ -493,6 +493,6 @@ def test_another_language_and_another_encoding_change_nothing(tmp_path):
             "assert '猫' in (report.reports() / 'index.html').read_text('utf-8')\n")
     env = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONWARNDEFAULTENCODING": "1"}
     (tmp_path / "data").mkdir()
-    (tmp_path / "code.py").write_text(code, "utf-8")
-    done = subprocess.run([sys.executable, tmp_path / "code.py"], env=env | {"SSLNB_DATA": str(tmp_path / "data")}, capture_output=True, encoding="utf-8")
+    (tmp_path / "commands.py").write_text(code, "utf-8")
+    done = subprocess.run([sys.executable, tmp_path / "commands.py"], env=env | {"SSLNB_DATA": str(tmp_path / "data")}, capture_output=True, encoding="utf-8")
     assert done.returncode == 0, done.stderr[-3000:]

@@ -71,13 +71,13 @@ def test_seeds_differ():
 
 def test_drawing_in_pieces_changes_nothing(monkeypatch):
     whole = shapes.draw(30, 5, size=16)[0]
-    seen, picture = [], shapes.picture
+    seen, draw_batch = [], shapes.draw_batch
     def one_by_one(labels, table, size, D):
         seen.append(len(labels))
-        return np.concatenate([picture(labels[i:i + 1], table[i:i + 1], size, D) for i in range(len(labels))])
-    monkeypatch.setattr(shapes, "picture", one_by_one)
+        return np.concatenate([draw_batch(labels[i:i + 1], table[i:i + 1], size, D) for i in range(len(labels))])
+    monkeypatch.setattr(shapes, "draw_batch", one_by_one)
     assert np.array_equal(shapes.draw(30, 5, size=16)[0], whole) and seen == [30]
-    monkeypatch.setattr(shapes, "picture", picture)
+    monkeypatch.setattr(shapes, "draw_batch", draw_batch)
     large = shapes.draw(5, 5, size=400)[0]  # one picture at a time
     assert large.shape == (5, 3, 400, 400) and len({x.tobytes() for x in large}) == 5
 
@@ -93,6 +93,6 @@ def test_throws_suffice(domain):
     class Counting(shapes.Dice):
         def __init__(self, table): super().__init__(table); dice.append(self)
     original, shapes.Dice = shapes.Dice, Counting
-    try: shapes.picture(np.array([0]), np.full((1, shapes.THROWS), .5), 16, D)
+    try: shapes.draw_batch(np.array([0]), np.full((1, shapes.THROWS), .5), 16, D)
     finally: shapes.Dice = original
     assert len(list(dice[0].left)) < 60  # not many left over either
