@@ -31,10 +31,11 @@ clean-nb: $(VENV)/.ready
 	$(BIN)/nbdev_clean
 
 # uv takes seconds where venv + pip takes minutes; both install the pinned versions.
+# Compiled here once: where Python may not write bytecode, every kernel would compile torch anew (10 s).
 $(VENV)/.ready: settings.ini setup.py pyproject.toml constraints.txt
 ifdef UV
 	test -x $(BIN)/python || uv venv $(VENV)
-	uv pip install -q --python $(BIN)/python -c constraints.txt -e '.[dev,docs,distributed,sweeps]'
+	uv pip install -q --compile-bytecode --python $(BIN)/python -c constraints.txt -e '.[dev,docs,distributed,sweeps]'
 else
 	test -x $(BIN)/python || python3 -m venv $(VENV)
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev,docs,distributed,sweeps]'

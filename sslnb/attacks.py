@@ -7,7 +7,6 @@ __all__ = ['true_float32', 'check_count', 'fgsm', 'fgsm_normalized', 'noise', 'p
            'under_attack']
 
 # %% ../nbs/lib/attacks.ipynb #b342c1d3
-import math
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from numbers import Integral

@@ -21,14 +21,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .augment import RECIPES, to_float
-from .behaviour import arguments, digest_of, plain, version
+from .behaviour import arguments, plain, version
 from .clustering import hungarian, kmeans, nmi, pca_at_most, purity
 from .core import SettingError, best_device, free_memory, rng, seed_of
 from .data import DataError, Images, stratified
 from .downstream import metric_of
 from .logistic import (CS, accuracy, average_precision, average_precision_11, check_samples, labels_probe,
                             logistic_probe, mean_per_class)
-from .models import ENCODERS, Encoder, fast_precision, features, outputs
+from .models import ENCODERS, Encoder, features, outputs
 from .runs import Found, Run, cached, cached_tensors, provenance, stored_info
 from .train import TrainConfig, TrainJob, load_classifier, load_encoder, resolve, train_all
 

@@ -10,11 +10,11 @@ __all__ = ['CorruptFile', 'save_tensors', 'load_tensors', 'stored_info', 'commit
 import functools, hashlib, json, os, platform, subprocess, warnings
 from collections.abc import Callable
 from contextlib import contextmanager
+from importlib import metadata
 from pathlib import Path
 
 import pandas as pd
 import torch
-import torchvision
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -69,7 +69,7 @@ def device_name(device: torch.device) -> str:
 
 def provenance(device: torch.device) -> dict:
     "What stands beside every number: commit, versions, device."
-    versions = (f"sslnb {__version__}, torch {torch.__version__}, torchvision {torchvision.__version__}, "
+    versions = (f"sslnb {__version__}, torch {torch.__version__}, torchvision {metadata.version('torchvision')}, "
                 f"Python {platform.python_version()}")
     return {"commit": commit(), "versions": versions, "device": device_name(device)}
 
