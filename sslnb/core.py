@@ -70,6 +70,7 @@ def _explain(err: ValidationError, what: str, known) -> SettingError:
         name = ".".join(map(str, e["loc"]))
         if e["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
             return f"{what} has no setting {name!r}; it has: {', '.join(known)}"
+        if e["type"] in ("missing", "missing_keyword_only_argument"): return f"{what} needs {name}"
         return f"{what}: {name} = {e['input']!r}: {e['msg'][0].lower()}{e['msg'][1:]}"
     return SettingError("\n".join(sentence(e) for e in err.errors()))
 

@@ -210,10 +210,11 @@ def _score_key(train, test, settings):
     key = arguments(score, "x", "y", "x_test", "y_test", n_classes=train.n_classes, **settings)
     return {**key, "train": train, "test": test}
 
-def evaluate_run(run: Run, step: int, train: Images, test: Images, *, stage: int = -1, **settings) -> Result:
-    "`evaluate` of the encoder of `run` after `step` steps, from the store if equal weights were evaluated before."
+def evaluate_run(run: Run, step: int, train: Images, test: Images, *, stage: int = -1, like: Encoder | None = None, **settings) -> Result:
+    """`evaluate` of the encoder of `run` after `step` steps, from the store if equal weights were evaluated before.
+    `like` as in `load_encoder`."""
     key = {"encoder": _stored(run, step), "stage": stage, **_score_key(train, test, settings)}
-    return _result(evaluate, key, lambda: evaluate(load_encoder(run, step), train, test, stage=stage, **settings))
+    return _result(evaluate, key, lambda: evaluate(load_encoder(run, step, like=like), train, test, stage=stage, **settings))
 
 def evaluate_pixels(train: Images, test: Images, **settings) -> Result:
     "`score` of the raw pixels, kept like that of an encoder. `DataError` as in `evaluate`."

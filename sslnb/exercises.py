@@ -861,7 +861,7 @@ def _(answer):
 # %% ../nbs/lib/exercises.ipynb #1d91e1b6
 @exercise("09.4")
 def _(answer):
-    """a function f(p, labels) of M networks (p: M×N×C) that gives how far each is from the nearest point of the geodesic, M numbers, in
+    """a function f(probs, labels) of M networks (probs: M×N×C) that gives how far each is from the nearest point of the geodesic, M numbers, in
     Bhattacharyya distance"""
     labels = torch.arange(30) % 5
     p = torch.cat([(2 * torch.randn(4, 30, 5, generator=rng("09.4"), dtype=torch.float64)).softmax(2), geodesic(labels, 5, [0.4])])
