@@ -92,9 +92,9 @@ def task_set(dataset: str) -> str:
 
 # %% ../nbs/lib/protocols.ipynb #47177210
 DEEPCLUSTER = {
-    "smoke": dict(seeds=[0, 1], images=200, batch_size=32, epochs=2, clusters=10, sweep=[5, 10], sweep_seeds=1, components=16,
+    "smoke": dict(seeds=[0, 1], images=100, batch_size=32, epochs=2, clusters=10, sweep=[5, 10], sweep_seeds=1, components=16,
                   encoder="small-alexnet", simclr_encoder="tiny", simclr_epochs=[1, 2], simclr_batches=[32, 64],
-                  projector=[32, 16], lars_lr=5.0, weight_decay=1e-4, probe_images=200, test_images=100, neighbours=5, read_components=8),
+                  projector=[32, 16], lars_lr=5.0, weight_decay=1e-4, probe_images=100, test_images=60, neighbours=5, read_components=8),
     "quick": dict(seeds=[0, 1, 2], images=2000, batch_size=128, epochs=5, clusters=100, sweep=[10, 100, 300], sweep_seeds=1,
                   components=64, encoder="small-alexnet", simclr_encoder="small", simclr_epochs=[2, 4],
                   simclr_batches=[128, 512], projector=[256, 128], lars_lr=5.0, weight_decay=1e-4, probe_images=10_000,
@@ -140,10 +140,10 @@ def lars_training(p: dict, images: data.Images, dataset: str, batch: int, seed: 
 # %% ../nbs/lib/protocols.ipynb #c8d1a0f4
 MAE_VIEWS = {"small": replace(RECIPES["simclr"], blur=0.5), "large": RECIPES["simclr-large"]}  # random crop, colours, blur
 MAE_SCALES = {
-    "smoke": dict(seeds=[0, 1], sweep_seeds=1, size=32, images=128, batch_size=32, larger_batch=64,
+    "smoke": dict(seeds=[0, 1], sweep_seeds=1, size=32, images=64, batch_size=16, larger_batch=32,
                   epochs=[1, 2], views="small", encoder="tiny",
-                  vits=["vit_tiny", "vit_tiny"], decoder=[32, 1], projector=[32, 16], mae_lr=1e-3, probe_images=200,
-                  test_images=100, tune_fraction=0.5, tune_epochs=1),
+                  vits=["vit_tiny", "vit_tiny"], decoder=[32, 1], projector=[32, 16], mae_lr=1e-3, probe_images=100,
+                  test_images=60, tune_fraction=0.5, tune_epochs=1),
     "quick": dict(seeds=[0, 1, 2], sweep_seeds=1, size=32, images=1200, batch_size=32, larger_batch=128,
                   epochs=[1, 2, 4], views="small",
                   encoder="small", vits=["vit_tiny", "vit_tiny"], decoder=[64, 1], projector=[256, 128], mae_lr=1e-3,
@@ -191,9 +191,9 @@ def masked_training(p: dict, images: data.Images, dataset: str, seed: int, readi
 
 # %% ../nbs/lib/protocols.ipynb #bb773362
 SIMCLIC = {
-    "smoke": dict(seeds=[0, 1], sweep_seeds=1, images=128, batch_size=32, epochs=[1, 2], batches=[16, 32], encoder="tiny",
-                  heads=[32, 32, 16], lr=0.2, taus=[0.1, 0.3], drop_rates=[0.1, 0.25], epsilons=[0.1, 1.0], probe_images=250,
-                  test_images=150, rates=[0.01, 0.1], decays=[0.0], tune_steps=4, others=[]),
+    "smoke": dict(seeds=[0, 1], sweep_seeds=1, images=64, batch_size=16, epochs=[1, 2], batches=[8, 16], encoder="tiny",
+                  heads=[32, 32, 16], lr=0.2, taus=[0.1, 0.3], drop_rates=[0.1, 0.25], epsilons=[0.1, 1.0], probe_images=100,
+                  test_images=60, rates=[0.01, 0.1], decays=[0.0], tune_steps=4, others=[]),
     "quick": dict(seeds=[0, 1, 2], sweep_seeds=2, images=1280, batch_size=64, epochs=[4, 8], batches=[16, 64], encoder="tiny",
                   heads=[256, 256, 64], lr=0.2, taus=[0.1, 0.3, 0.6], drop_rates=[0.1, 0.25, 0.4], epsilons=[0.1, 1.0, 10.0],
                   probe_images=1500, test_images=1500, rates=[0.03, 0.3], decays=[0.0, 1e-3], tune_steps=120, others=[]),
@@ -224,8 +224,8 @@ def siamese_training(p: dict, images: data.Images, dataset: str, seed: int, meth
 
 # %% ../nbs/lib/protocols.ipynb #39f83e4a
 GEOMETRY = {
-    "smoke": dict(seeds=[0, 1], images=128, batch_size=32, epochs=2, encoder="tiny", projector=[32, 16], temperature=0.07,
-                  flat_temperature=20.0, lrs=[0.05, 0.5, 0.2], tune_epochs=3, task_images=60, test_images=100, surface=3, radius=0.5,
+    "smoke": dict(seeds=[0, 1], images=64, batch_size=16, epochs=2, encoder="tiny", projector=[32, 16], temperature=0.07,
+                  flat_temperature=20.0, lrs=[0.05, 0.5, 0.2], tune_epochs=3, task_images=60, test_images=60, surface=3, radius=0.5,
                   directions=2, hessian_images=40),
     "quick": dict(seeds=[0, 1, 2], images=3000, batch_size=64, epochs=11, encoder="tiny", projector=[256, 128], temperature=0.07,
                   flat_temperature=20.0, lrs=[0.05, 0.5, 0.2], tune_epochs=30, task_images=2000, test_images=1500, surface=11,

@@ -88,9 +88,9 @@ def record(values: dict[str, float], *, paper: str, item: str, method: str, data
 
 def record_all(many: list[dict]):
     "Write many records of one paper, data set and scale at once; each of `many` holds the arguments of a `record`."
-    _store(pd.concat([_rows(**one) for one in many], ignore_index=True))
+    _store([row for one in many for row in _rows(**one)])
 
-def _rows(values, *, paper, item, method, dataset, scale, seed=0, setting=None, n=None, run=None) -> pd.DataFrame:
+def _rows(values, *, paper, item, method, dataset, scale, seed=0, setting=None, n=None, run=None) -> list[dict]:
     unknown = ", ".join(set(values) - set(UNITS))
     if unknown: raise SettingError(f"no unit is known for {unknown}: add it to report.UNITS")
     by = getattr(values, "by", None) or provenance(best_device())
@@ -98,7 +98,7 @@ def _rows(values, *, paper, item, method, dataset, scale, seed=0, setting=None, 
     same = {"paper": paper, "item": item, "dataset": public(dataset), "scale": scale, "parameters": begun(), "method": method,
             "setting": _setting(setting), "seed": _seed(seed), "n": n, "run": run.hash if run else "",
             **{k: origin[k] for k in TRAINED}, **{f"eval_{k}": by[k] for k in ("device", "versions", "commit")}}
-    return pd.DataFrame([same | {"metric": m, "value": _finite(m, v), "unit": UNITS[m]} for m, v in values.items()], columns=COLUMNS)
+    return [same | {"metric": m, "value": _finite(m, v), "unit": UNITS[m]} for m, v in values.items()]
 
 def _finite(metric: str, value) -> float:
     if not math.isfinite(value): raise SettingError(f"{metric} = {value}: only a finite number can go on record")
@@ -112,8 +112,9 @@ def _setting(setting: dict | None) -> str:
     try: return to_json(published(setting or {}))
     except (TypeError, ValueError) as err: raise SettingError(f"setting = {setting}: not plain values ({err})") from None
 
-def _store(new: pd.DataFrame, same: list[str] = KEY):
+def _store(rows: list[dict], same: list[str] = KEY):
     "Add records of one paper, data set and scale; what equals one of them in the columns `same` makes way."
+    new = pd.DataFrame(rows, columns=COLUMNS).astype({"n": "Int64"})
     paper, dataset, scale = new.iloc[0][["paper", "dataset", "scale"]]
     path = reports() / "records" / f"{paper}-{slug(dataset)}-{slug(scale)}.csv"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -280,8 +281,8 @@ def record_claim(claim: str, values: pd.Series, *, dataset: str, scale: str, met
     this part (`setting`). They replace all margins of that claim, method and setting, so that no seed of an earlier run is counted."""
     how = rule(claim, setting or {})
     about = dict(paper=claims().loc[claim, "paper"], item=claim, dataset=dataset, scale=scale, method=method, setting=setting)
-    rows = [_rows({"margin": how.sign * value + how.tolerance}, seed=seed, **about) for seed, value in values.items()]
-    _store(pd.concat(rows, ignore_index=True), [k for k in KEY if k != "seed"])
+    rows = [row for seed, value in values.items() for row in _rows({"margin": how.sign * value + how.tolerance}, seed=seed, **about)]
+    _store(rows, [k for k in KEY if k != "seed"])
 
 def known_margins(**which) -> pd.DataFrame:
     "The `records` of margins, but for those of claims or parts that have no rule: of these, a warning."

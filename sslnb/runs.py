@@ -67,11 +67,14 @@ def device_name(device: torch.device) -> str:
     threads = torch.get_num_threads()
     return f"{platform.machine()} CPU, {threads} thread{'s' * (threads > 1)}"
 
+@functools.cache
+def _versions() -> str:
+    return (f"sslnb {__version__}, torch {torch.__version__}, torchvision {metadata.version('torchvision')}, "
+            f"Python {platform.python_version()}")
+
 def provenance(device: torch.device) -> dict:
     "What stands beside every number: commit, versions, device."
-    versions = (f"sslnb {__version__}, torch {torch.__version__}, torchvision {metadata.version('torchvision')}, "
-                f"Python {platform.python_version()}")
-    return {"commit": commit(), "versions": versions, "device": device_name(device)}
+    return {"commit": commit(), "versions": _versions(), "device": device_name(device)}
 
 # %% ../nbs/lib/runs.ipynb #0591cf63
 def store_folder() -> Path:
