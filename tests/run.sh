@@ -12,8 +12,8 @@ if ! diff <(echo "$before") <(sources); then
     echo "make export clean-nb changes the files above: run it and commit what it changes" >&2
     exit 1
 fi
-# Each with its share of the cores; one more than cores, since much of a test is waiting for kernels and browsers.
+# Each with its share of the cores; one more than cores (8 at most), since much of a test is waiting for kernels and browsers.
 cores=$(nproc)
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(( cores > 1 ? cores / 2 : 1 ))}
 $BIN/nbdev_test --n_workers 2 --path nbs/lib
-$BIN/python -m pytest -n $(( cores + 1 )) --dist worksteal
+$BIN/python -m pytest -n $(( cores < 8 ? cores + 1 : 8 )) --dist worksteal
