@@ -18,7 +18,7 @@ from click.testing import CliRunner
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from PIL import Image
 
-from sslnb import cli
+from sslnb import cli, report
 from sslnb.core import to_json
 from sslnb.data import DataError
 from sslnb.runs import CorruptFile, Run
@@ -35,8 +35,12 @@ def write(tmp_path, monkeypatch):
     place.mkdir()
     monkeypatch.setenv("SSLNB_NOTEBOOKS", str(place))
 
-    def write(number, code="print(x)", needs="", time="none"):
-        about = f"# {number} · Small\n> (key `rotnet`)\n**R{int(number)}**\n**You need** {needs}. **Time**: {time}."
+    said = {}
+
+    def write(number, code="print(x)", needs=(), minutes=None):
+        said[number] = dict(papers=["rotnet"], claims=[f"R{int(number)}"], needs=list(needs), minutes=minutes or {})
+        (place / "studies.yaml").write_text(json.dumps(said), "utf-8")  # JSON is YAML, too
+        about = f"# {number} · Small"
         parameters = 'scale: str = "quick"  # .\ndataset: str = "digits"  # .\nx: float = 1.0  # .'
         nb = new_notebook(metadata={"kernelspec": {"name": "python3", "display_name": "python3", "language": "python"}})
         nb.cells = [new_markdown_cell(about), new_code_cell(parameters, metadata={"tags": ["parameters"]}),
@@ -160,7 +164,7 @@ def test_a_study_that_was_stopped_goes_on_where_it_was(how, code, write, copies,
 
 
 def test_what_is_valid_is_skipped_and_nothing_else(write, instant, monkeypatch):
-    write("01"), write("02", needs="notebook 01"), write("03"), write("10", needs="notebooks 01 to 09")
+    write("01"), write("02", needs=["01"]), write("03"), write("10", needs=["01", "09"])
     def ran(*args):
         instant.clear()
         study("--jobs", "1", *args)
@@ -182,15 +186,15 @@ def test_two_run_at_once_and_none_before_what_it_needs(write, tmp_path, copies):
             "while not (place / '{}').exists():\n    assert time.monotonic() < end\n    time.sleep(0.05)\n"
             "print(os.environ['OMP_NUM_THREADS'])")
     write("01", meet.format(str(tmp_path), "one", "three")), write("03", meet.format(str(tmp_path), "three", "one"))
-    write("02", f"import pathlib\nassert pathlib.Path({str(copies)!r}, '01_small.ipynb').exists()", needs="notebook 01")
+    write("02", f"import pathlib\nassert pathlib.Path({str(copies)!r}, '01_small.ipynb').exists()", needs=["01"])
     assert study("--jobs", "2") == ["ok", "ok", "ok"]
     share = str(max(1, os.cpu_count() // 2)) if "OMP_NUM_THREADS" not in os.environ else os.environ["OMP_NUM_THREADS"]
     assert nbformat.read(copies / "01_small.ipynb", 4).cells[3].outputs[0].text == f"{share}\n"
 
 
 def test_the_longest_way_to_the_end_comes_first(write, instant):
-    write("01", time="about 2 minutes"), write("02", needs="notebook 01", time="about\n4 minutes")
-    write("03", time="about 5 minutes"), write("04", time="about 7 minutes")
+    write("01", minutes={"quick": 2}), write("02", needs=["01"], minutes={"quick": 4})
+    write("03", minutes={"quick": 5}), write("04", minutes={"quick": 7})
     assert study("--jobs", "1") == ["ok"] * 4 and instant == ["04", "01", "03", "02"]
 
 
@@ -279,7 +283,7 @@ def test_the_shell_completes_commands_and_numbers(write):
 
 
 def test_list_says_which_commit_a_copy_is_from(write, instant):
-    write("01"), write("02", needs="notebook 01")
+    write("01"), write("02", needs=["01"])
     study("--only", "01")
     rows = [line.split() for line in sslnb("list", "--data", "digits").splitlines()[1:]]
     assert rows == [["01", "Small", "rotnet", "R1", "0123456789"], ["02", "Small", "rotnet", "R2", "01", "-"]]
@@ -496,3 +500,27 @@ def test_another_language_and_another_encoding_change_nothing(tmp_path):
     (tmp_path / "commands.py").write_text(code, "utf-8")
     done = subprocess.run([sys.executable, tmp_path / "commands.py"], env=env | {"SSLNB_DATA": str(tmp_path / "data")}, capture_output=True, encoding="utf-8")
     assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_what_a_notebook_says_of_itself_is_so():
+    claims, found = report.claims(), cli.notebooks()
+    assert {c for nb in found for c in nb.claims} == set(claims.index)
+    for nb in found:
+        cells = {c["id"]: "".join(c["source"]) for c in json.loads(nb.path.read_text("utf-8"))["cells"]}
+        assert cells["header"] == cli.header(nb), "run: make export"
+        first = next(iter(cells.values()))
+        assert set(re.findall(r"\*\*([A-Z]\d+)\*\*", first)) == set(nb.claims)
+        assert re.findall(r"\(key `(\w+)`\)", first) == nb.papers
+        assert nb.papers == ["all"] or {claims.paper[c] for c in nb.claims} == set(nb.papers)
+        assert {*nb.needs, *nb.helps} <= {other.number for other in found if other.number < nb.number}
+
+
+@pytest.mark.parametrize("text, says", [
+    ("04: {}", 'quotes, such as "04"'), ('"04": [1]', "give some of papers"), ('"04": {paper: [x]}', "paper means nothing"),
+    ('"04": {needs: [1]}', "needs is a list of words in quotes, not"), ('"04": {minutes: {quick: 0}}', "minutes is a number for each scale"),
+    ('"04": {memory: 3}', "memory is a number"), ("- a", "by its number"), ('"04": {', "cannot be read")])
+def test_wrong_declarations_are_refused(text, says, write, tmp_path):
+    write("04")
+    (tmp_path / "nbs" / "studies.yaml").write_text(text, "utf-8")
+    with pytest.raises(cli.Mistake) as told: cli.notebooks()
+    assert says in str(told.value.message) and "studies.yaml" in told.value.message

@@ -73,8 +73,9 @@ def study(tmp_path, monkeypatch):
     place = tmp_path / "nbs"
     place.mkdir()
     monkeypatch.setenv("SSLNB_NOTEBOOKS", str(place))
-    for number, needs, code in (("01", "", "print(rate)"), ("02", "notebook 01", "print(rate)"), ("03", "", "1 / 0")):
-        about = f"# {number} · Small\n> (key `rotnet`)\n**You need** {needs}. **Time**: none."
+    (place / "studies.yaml").write_text('"02":\n  needs: ["01"]\n', "utf-8")
+    for number, code in (("01", "print(rate)"), ("02", "print(rate)"), ("03", "1 / 0")):
+        about = f"# {number} · Small"
         parameters = 'scale: str = "quick"  # .\ndataset: str = "digits"  # .\nrate: list[float] | None = None  # .'
         nb = new_notebook(metadata={"kernelspec": {"name": "python3", "display_name": "python3", "language": "python"}})
         nb.cells = [new_markdown_cell(about), new_code_cell(parameters, metadata={"tags": ["parameters"]}), new_code_cell(code)]
