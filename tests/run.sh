@@ -12,8 +12,8 @@ if ! diff <(echo "$before") <(sources); then
     echo "make export clean-nb changes the files above: run it and commit what it changes" >&2
     exit 1
 fi
-# Each with its share of the cores; one more than cores (8 at most), since much of a test is waiting for kernels and browsers.
+# Two at a time, each with its share of the cores: most of a test is starting things. (Three on two cores took longer.)
 cores=$(nproc)
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(( cores > 1 ? cores / 2 : 1 ))}
 $BIN/nbdev_test --n_workers 2 --path nbs/lib
-$BIN/python -m pytest -n $(( cores < 8 ? cores + 1 : 8 )) --dist worksteal
+$BIN/python -m pytest -n 2 --dist worksteal
