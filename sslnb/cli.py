@@ -129,12 +129,12 @@ def notebooks() -> list[Notebook]:
     if not found: raise Mistake(f"no study notebooks in {place}; start this in the project's folder")
     return found
 
-def header(nb: Notebook, scale: str = "quick") -> str:
+def header(nb: Notebook) -> str:
     "What a reader is told before a notebook begins: which others come first, and what a first run costs (Markdown)."
     needs = f"**You need** {_in_words(nb.needs)}." if nb.needs else "**You need** no other notebook."
     helps = f" It helps to have read {_in_words(nb.helps)}." if nb.helps else ""
-    if scale not in nb.minutes: return needs + helps
-    minutes = nb.minutes[scale]
+    if not nb.minutes: return needs + helps
+    scale, minutes = next(iter(nb.minutes.items()))  # the first that is named
     time = f"{60 * minutes:.0f} seconds" if minutes < 1 else f"{minutes:.0f} minutes"
     memory = f" and {nb.memory[scale]} GiB" if scale in nb.memory else ""
     return f"{needs}{helps} **A first run** at the scale `{scale}` takes about {time}{memory} on one CPU core."
