@@ -179,7 +179,7 @@ def _epochs(answer):
     """a dict {labels: (updates of fine-tuning, updates of the baseline)} for the three fractions at the scale `quick`; labels and
     updates are whole numbers"""
     p = protocols.ROTNET["quick"]
-    rows = [(round(f * p["labelled_images"]), e) for f, *e in zip(p["fractions"], p["epochs"], p["baseline_epochs"])]
+    rows = [(round(f * p.labelled_images), e) for f, *e in zip(p.fractions, p.epochs, p.baseline_epochs)]
     if set(answer) != {n for n, _ in rows}: return f"The keys are how many images keep their label: {len(rows)} numbers, see above."
     if all(_agree(answer[n], [_updates(n, e) for e in epochs]) for n, epochs in rows): return None
     if all(_agree(answer[n], epochs) for n, epochs in rows): return "Those are the epochs. How many batches of 64 does one of them have?"
