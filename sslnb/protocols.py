@@ -364,6 +364,7 @@ class GeometrySettings(Settings):
     lrs: list[float]
     tune_epochs: int
     task_images: int
+    attack_images: int
     test_images: int
     surface: int  # 09
     radius: float
@@ -374,17 +375,17 @@ class GeometrySettings(Settings):
 GEOMETRY = scales_of(
     GeometrySettings, dict(temperature=0.07, flat_temperature=20.0, radius=0.5),
     smoke=dict(seeds=[0, 1], images=64, batch_size=16, epochs=2, encoder="tiny", projector=[32, 16],
-               lrs=[0.05, 0.5, 0.2], tune_epochs=3, task_images=60, test_images=60, surface=3, directions=2,
+               lrs=[0.05, 0.5, 0.2], tune_epochs=3, task_images=60, attack_images=20, test_images=60, surface=3, directions=2,
                hessian_images=40),
     quick=dict(seeds=[0, 1, 2], images=3000, batch_size=64, epochs=11, encoder="tiny", projector=[256, 128],
-               lrs=[0.05, 0.5, 0.2], tune_epochs=30, task_images=2000, test_images=1500, surface=11, directions=3,
-               hessian_images=500),
+               lrs=[0.05, 0.5, 0.2], tune_epochs=30, task_images=2000, attack_images=200, test_images=1500, surface=11,
+               directions=3, hessian_images=500),
     gpu=dict(seeds=[0, 1, 2, 3], images=50_000, batch_size=256, epochs=30, encoder="resnet18", projector=[512, 128],
-             lrs=[0.05, 0.05, 0.2], tune_epochs=30, task_images=2500, test_images=10_000, surface=25, directions=5,
-             hessian_images=2500),
+             lrs=[0.05, 0.05, 0.2], tune_epochs=30, task_images=2500, attack_images=200, test_images=10_000, surface=25,
+             directions=5, hessian_images=2500),
     paper=dict(seeds=[0, 1, 2, 3], images=50_000, batch_size=256, epochs=200, encoder="resnet18",
-               projector=[512, 128], lrs=[0.05, 0.05, 0.2], tune_epochs=30, task_images=2500, test_images=10_000,
-               surface=41, directions=10, hessian_images=2500))
+               projector=[512, 128], lrs=[0.05, 0.05, 0.2], tune_epochs=30, task_images=2500, attack_images=200,
+               test_images=10_000, surface=41, directions=10, hessian_images=2500))
 
 # %% ../nbs/lib/protocols.ipynb #geometry-training
 RIVALS = {"simclr": "SimCLR", "supcon": "SupCon", "supce": "SupCE"}

@@ -34,12 +34,9 @@ def test_runs_at_smoke_scale_and_leaves_nothing_untidy(path, tmp_path, browser_p
     assert set(found.paper) == set(about.papers) - {"all"}  # 10 only reads records
 
 
-@pytest.mark.parametrize("wrong, named", [(("-p", "step", "3"), "no parameter is called step"),
-                                          (("-p", "steps", "many"), "steps = 'many'"),
-                                          (("-p", "scale", "huge"), "choose one of smoke, quick, gpu, paper")])
-def test_a_wrong_parameter_is_an_error_that_names_it(wrong, named, tmp_path):
-    done = from_command_line(STUDY[0], tmp_path / "out.ipynb", *wrong)
-    assert done.returncode != 0 and "SettingError" in done.stderr and named in done.stderr
+def test_a_wrong_parameter_is_an_error_that_names_it(tmp_path):
+    done = from_command_line(STUDY[0], tmp_path / "out.ipynb", "-p", "step", "3")  # nbs/lib/study.ipynb tries many more
+    assert done.returncode != 0 and "SettingError" in done.stderr and "no parameter is called step" in done.stderr
 
 
 def test_transfer_between_sets_with_other_numbers_of_classes_is_refused(tmp_path):
