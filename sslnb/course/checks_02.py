@@ -8,7 +8,6 @@ __all__ = ['check_02_1', 'check_02_2', 'check_02_3', 'check_02_4']
 # %% ../../nbs/course/02_semi.ipynb #35ed74a3
 import math
 
-import torch
 from torch import nn
 
 from .. import protocols
