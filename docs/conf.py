@@ -49,9 +49,12 @@ Derived, shown and tested in the notebook :doc:`{notebook}`.
 
 
 def write_reference(app):
-    "A page for every module, in docs/api/ (which git ignores)."
-    modules = [path.stem for path in (ROOT / "sslnb").glob("[!_]*.py")]
-    pages = {f"{m}.rst": API_PAGE.format(m=f"sslnb.{m}", line="=" * (6 + len(m)), notebook=f"/nbs/lib/{m}") for m in modules}
+    "A page for every module, in docs/api/ (which git ignores). The export writes into a module which notebook it is from."
+    pages = {}
+    for path in sorted((ROOT / "sslnb").rglob("[!_]*.py")):
+        m = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        notebook = re.search(r"File to edit: [./]*(/nbs/\S+)\.ipynb", path.read_text("utf-8"))[1]
+        pages[f"{m.removeprefix('sslnb.')}.rst"] = API_PAGE.format(m=m, line="=" * len(m), notebook=notebook)
     folder = ROOT / "docs" / "api"
     folder.mkdir(exist_ok=True)
     for old in folder.iterdir():
@@ -68,7 +71,8 @@ def fill_front_page(app, docname, source):
     readme = re.sub(r"\]\((?!https?:|#)", "](../", (ROOT / "README.md").read_text(encoding="utf-8"))
     pages = {name: "\n".join(f"/{p.relative_to(ROOT).with_suffix('')}" for p in sorted(ROOT.glob(pattern)))
              for name, pattern in (("study", "nbs/[0-9]*.ipynb"), ("tour", "nbs/index.ipynb"),
-                                   ("solutions", "nbs/solutions/*.ipynb"), ("library", "nbs/lib/*.ipynb"))}
+                                   ("solutions", "nbs/solutions/*.ipynb"), ("library", "nbs/lib/*.ipynb"),
+                                   ("course", "nbs/course/*.ipynb"))}
     source[0] = Template(source[0]).substitute(pages, readme=readme)
 
 

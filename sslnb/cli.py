@@ -193,8 +193,8 @@ def folders_in(value) -> list[str]:
     return [value] if isinstance(value, str) and value.startswith("folder:") else []
 
 def library_digest() -> str:
-    "Stands for the code of the library, but for this module, `site` and `exercises`: they change no result."
-    others = ("cli.py", "site.py", "exercises.py", "__main__.py", "_modidx.py")
+    "Stands for the code of the library, but for this module and `site`: they change no result."
+    others = ("cli.py", "site.py", "__main__.py", "_modidx.py")
     return json_digest({p.name: p.read_text("utf-8") for p in Path(sslnb.__file__).parent.glob("*.py") if p.name not in others})
 
 def sets_of(job: NotebookJob) -> list[str]:

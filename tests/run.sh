@@ -15,5 +15,5 @@ fi
 # Two at a time, each with its share of the cores: most of a test is starting things. (Three on two cores took longer.)
 cores=$(nproc)
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(( cores > 1 ? cores / 2 : 1 ))}
-$BIN/nbdev_test --n_workers 2 --path nbs/lib
+for wing in lib course; do $BIN/nbdev_test --n_workers 2 --path nbs/$wing; done
 $BIN/python -m pytest -n 2 --dist worksteal

@@ -11,7 +11,7 @@ from papermill.translators import PythonTranslator
 
 ROOT = Path(__file__).resolve().parents[1]
 STUDY = sorted((ROOT / "nbs").glob("[0-9]*.ipynb"))
-LIBRARY = sorted((ROOT / "nbs" / "lib").glob("*.ipynb"))
+LIBRARY = sorted(p for wing in ("lib", "course") for p in (ROOT / "nbs" / wing).glob("*.ipynb"))
 COMMITTED = [*STUDY, *LIBRARY, *(p for p in (ROOT / "reports").glob("*/*.ipynb") if not p.name.endswith(".failed.ipynb"))]
 
 
@@ -42,8 +42,21 @@ def test_every_pinned_requirement_has_a_range_or_pin_in_settings():
 
 
 def test_one_library_notebook_per_module():
-    modules = {p.stem for p in (ROOT / "sslnb").glob("*.py")} - {"__init__", "_modidx", "__main__"}
-    assert modules == {p.stem for p in LIBRARY}
+    modules = sorted(".".join(p.relative_to(ROOT / "sslnb").with_suffix("").parts) for p in (ROOT / "sslnb").rglob("[!_]*.py"))
+    exported = {p: re.findall(r"#\| default_exp ([\w.]+)", p.read_text("utf-8")) for p in LIBRARY}
+    assert sorted(sum(exported.values(), [])) == modules
+    for path, (name,) in exported.items():
+        usual = {"lib": path.stem, "course": f"course.checks_{path.name[:2]}".replace("checks_00", "exercises")}
+        assert name == usual[path.parent.name]
+
+
+def test_checks_are_in_a_notebook_named_like_that_of_the_exercises():
+    assert [p.name for p in LIBRARY if p.parent.name == "course"] == ["00_exercises.ipynb", *(p.name for p in STUDY)]
+
+
+def test_every_folder_of_the_library_is_packaged():
+    packages = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["setuptools"]["packages"]
+    assert sorted(packages) == sorted(".".join(p.parent.relative_to(ROOT).parts) for p in (ROOT / "sslnb").rglob("__init__.py"))
 
 
 @pytest.mark.parametrize("path", COMMITTED, ids=lambda p: f"{p.parent.name}/{p.name}")
@@ -88,7 +101,7 @@ def unsaid(tree):
         if not (mode and "b" in str(getattr(mode[0], "value", ""))): yield node, name
 
 
-TEXTS = [*(p for p in (ROOT / "sslnb").glob("*.py")), *(ROOT / "tests").rglob("*.py"), ROOT / "docs" / "conf.py", ROOT / "data" / "unpack.py"]
+TEXTS = [*(ROOT / "sslnb").rglob("*.py"), *(ROOT / "tests").rglob("*.py"), ROOT / "docs" / "conf.py", ROOT / "data" / "unpack.py"]
 
 
 @pytest.mark.parametrize("path", sorted(TEXTS), ids=lambda p: p.relative_to(ROOT).as_posix())
@@ -106,7 +119,7 @@ def test_papermill_reads_every_parameter(path):
 
 def test_two_modules_do_not_have_one_public_name():
     names = {}
-    for path in (ROOT / "sslnb").glob("*.py"):
+    for path in (ROOT / "sslnb").rglob("*.py"):
         exported = [n.value for n in ast.parse(path.read_text("utf-8")).body
                     if isinstance(n, ast.Assign) and getattr(n.targets[0], "id", "") == "__all__"]
         for name in (e.value for n in exported for e in n.elts): names.setdefault(name, []).append(path.stem)
