@@ -1,12 +1,17 @@
 "Worked solutions: they run, and every exercise has a text, a check and a solution."
 import re
+import sys
 from pathlib import Path
+from unittest.mock import patch
 
+import matplotlib
 import nbformat
-import papermill
 import pytest
+from execnb.nbio import read_nb
+from execnb.shell import CaptureShell
 
 from sslnb.course.exercises import checks_of
+from sslnb.methods import METHODS
 
 ROOT = Path(__file__).resolve().parents[1]
 SOLUTIONS = sorted((ROOT / "nbs" / "solutions").glob("*.ipynb"))
@@ -17,11 +22,19 @@ def source(path, *kinds):
     return "\n".join(c.source for c in nbformat.read(path, as_version=4).cells if c.cell_type in kinds)
 
 
+def executed(path):
+    "The notebook with its outputs, run in this process: a kernel for each would import torch ten times."
+    nb = read_nb(path)
+    with matplotlib.rc_context(), patch.dict(METHODS): CaptureShell(path).run_all(nb, exc_stop=True)
+    return nb
+
+
 @pytest.mark.parametrize("path", SOLUTIONS, ids=lambda p: p.name)
 def test_solution_runs_and_leaves_nothing_untidy(path, tmp_path, monkeypatch):
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    done = papermill.execute_notebook(path, tmp_path / path.name, progress_bar=False)
-    outputs = [o for c in done.cells for o in c.get("outputs", [])]
+    monkeypatch.setattr("sys.path", [*sys.path])
+    monkeypatch.setattr(CaptureShell, "kernel", None, raising=False)  # else progress goes to stderr, as in a terminal
+    outputs = [o for c in executed(path).cells for o in c.get("outputs", [])]
+    assert outputs
     assert not [o for o in outputs if o.get("name") == "stderr"]
     assert not (tmp_path / "reports").exists(), "solutions leave no records: theirs are small measurements"
 
