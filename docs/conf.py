@@ -39,19 +39,22 @@ html_show_sphinx = False
 html_extra_path = ["front"]  # index.html leads to docs/index.html
 
 
-API_PAGE = """{m}
+API_PAGE = """{module}
 {line}
 
 Derived, shown and tested in the notebook :doc:`{notebook}`.
 
-.. automodule:: {m}
+.. automodule:: {module}
 """
 
 
 def write_reference(app):
     "A page for every module, in docs/api/ (which git ignores)."
-    modules = [path.stem for path in (ROOT / "sslnb").glob("[!_]*.py")]
-    pages = {f"{m}.rst": API_PAGE.format(m=f"sslnb.{m}", line="=" * (6 + len(m)), notebook=f"/nbs/lib/{m}") for m in modules}
+    pages = {}
+    for path in (ROOT / "sslnb").rglob("[!_]*.py"):
+        source = re.search(r"File to edit: [./]*(.*)\.ipynb", path.read_text("utf-8"))[1]
+        inside = ".".join(path.relative_to(ROOT / "sslnb").with_suffix("").parts)
+        pages[f"{inside}.rst"] = API_PAGE.format(module=f"sslnb.{inside}", line="=" * (6 + len(inside)), notebook=f"/{source}")
     folder = ROOT / "docs" / "api"
     folder.mkdir(exist_ok=True)
     for old in folder.iterdir():
@@ -68,7 +71,8 @@ def fill_front_page(app, docname, source):
     readme = re.sub(r"\]\((?!https?:|#)", "](../", (ROOT / "README.md").read_text(encoding="utf-8"))
     pages = {name: "\n".join(f"/{p.relative_to(ROOT).with_suffix('')}" for p in sorted(ROOT.glob(pattern)))
              for name, pattern in (("study", "nbs/[0-9]*.ipynb"), ("tour", "nbs/index.ipynb"),
-                                   ("solutions", "nbs/solutions/*.ipynb"), ("library", "nbs/lib/*.ipynb"))}
+                                   ("solutions", "nbs/solutions/*.ipynb"), ("library", "nbs/lib/*.ipynb"),
+                                   ("tools", "nbs/tools/*.ipynb"))}
     source[0] = Template(source[0]).substitute(pages, readme=readme)
 
 

@@ -56,13 +56,14 @@ def test_every_notebook_module_and_document_has_its_page(site):
     for p in notebooks: assert f'href="../{p.relative_to(ROOT).with_suffix(".html")}"' in front, p
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "sslnb").glob("[!_]*.py")), ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", sorted((ROOT / "sslnb").rglob("[!_]*.py")), ids=lambda p: p.stem)
 def test_reference_has_every_public_definition(path, site):
     tree = ast.parse(path.read_text(encoding="utf-8"))
     names = next(n.value for n in tree.body if isinstance(n, ast.Assign) and n.targets[0].id == "__all__")
     defined = {n.name for n in tree.body if isinstance(n, (ast.FunctionDef, ast.ClassDef)) and not n.decorator_list}
-    page = (site / "docs" / "api" / f"{path.stem}.html").read_text("utf-8")
-    for name in defined & set(ast.literal_eval(names)): assert f'id="sslnb.{path.stem}.{name}"' in page, name
+    module = ".".join(path.relative_to(ROOT / "sslnb").with_suffix("").parts)
+    page = (site / "docs" / "api" / f"{module}.html").read_text("utf-8")
+    for name in defined & set(ast.literal_eval(names)): assert f'id="sslnb.{module}.{name}"' in page, name
 
 
 def test_docstrings_are_plain_text_with_code_in_backticks(site):

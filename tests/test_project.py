@@ -12,7 +12,8 @@ from papermill.translators import PythonTranslator
 ROOT = Path(__file__).resolve().parents[1]
 STUDY = sorted((ROOT / "nbs").glob("[0-9]*.ipynb"))
 LIBRARY = sorted((ROOT / "nbs" / "lib").glob("*.ipynb"))
-COMMITTED = [*STUDY, *LIBRARY, *(p for p in (ROOT / "reports").glob("*/*.ipynb") if not p.name.endswith(".failed.ipynb"))]
+TOOLS = sorted((ROOT / "nbs" / "tools").glob("*.ipynb"))
+COMMITTED = [*STUDY, *LIBRARY, *TOOLS, *(p for p in (ROOT / "reports").glob("*/*.ipynb") if not p.name.endswith(".failed.ipynb"))]
 
 
 def settings():
@@ -44,6 +45,21 @@ def test_every_pinned_requirement_has_a_range_or_pin_in_settings():
 def test_one_library_notebook_per_module():
     modules = {p.stem for p in (ROOT / "sslnb").glob("*.py")} - {"__init__", "_modidx", "__main__"}
     assert modules == {p.stem for p in LIBRARY}
+    tools = {p.stem for p in (ROOT / "sslnb" / "tools").glob("[!_]*.py")}
+    assert tools == {re.sub(r"^\d+_", "", p.stem) for p in TOOLS}
+
+
+def test_no_module_of_the_library_imports_a_tool():
+    for path in (ROOT / "sslnb").glob("[!_]*.py"):
+        assert not re.search(r"import.*\btools\b|from (sslnb)?\.tools", path.read_text("utf-8")), path.name
+
+
+def test_every_folder_of_the_package_and_every_file_in_it_is_packed():
+    packing = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["setuptools"]
+    assert set(packing["packages"]) == {".".join(p.parent.relative_to(ROOT).parts) for p in (ROOT / "sslnb").rglob("__init__.py")}
+    packed = {p for name, globs in packing["package-data"].items() for g in globs for p in ROOT.joinpath(*name.split(".")).glob(g)}
+    there = {p for p in (ROOT / "sslnb").rglob("*") if p.is_file() and p.suffix not in (".py", ".pyc")}
+    assert there == packed != set()
 
 
 @pytest.mark.parametrize("path", COMMITTED, ids=lambda p: f"{p.parent.name}/{p.name}")
@@ -88,7 +104,7 @@ def unsaid(tree):
         if not (mode and "b" in str(getattr(mode[0], "value", ""))): yield node, name
 
 
-TEXTS = [*(p for p in (ROOT / "sslnb").glob("*.py")), *(ROOT / "tests").rglob("*.py"), ROOT / "docs" / "conf.py", ROOT / "data" / "unpack.py"]
+TEXTS = [*(ROOT / "sslnb").rglob("*.py"), *(ROOT / "tests").rglob("*.py"), ROOT / "docs" / "conf.py", ROOT / "data" / "unpack.py"]
 
 
 @pytest.mark.parametrize("path", sorted(TEXTS), ids=lambda p: p.relative_to(ROOT).as_posix())
@@ -106,7 +122,7 @@ def test_papermill_reads_every_parameter(path):
 
 def test_two_modules_do_not_have_one_public_name():
     names = {}
-    for path in (ROOT / "sslnb").glob("*.py"):
+    for path in (ROOT / "sslnb").rglob("*.py"):
         exported = [n.value for n in ast.parse(path.read_text("utf-8")).body
                     if isinstance(n, ast.Assign) and getattr(n.targets[0], "id", "") == "__all__"]
         for name in (e.value for n in exported for e in n.elts): names.setdefault(name, []).append(path.stem)
