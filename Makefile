@@ -24,7 +24,7 @@ docs: $(VENV)/.ready ## the site of all notebooks, with the reference: _docs/htm
 data: $(VENV)/.ready ## unpack the real image sets, where their packs are at hand, into SSLNB_DATA (or data/)
 	$(BIN)/python data/unpack.py $(if $(PACKS),"$(PACKS)")
 
-export: $(VENV)/.ready ## the library from nbs/lib, the tools from nbs/tools; the headers of the study notebooks from nbs/studies.yaml
+export: $(VENV)/.ready ## the package from nbs/lib and nbs/tools; the headers of the study notebooks from nbs/studies.yaml
 	$(BIN)/nbdev_export
 	$(BIN)/python -c "from sslnb.tools.notebook import draw_headers; draw_headers()"
 

@@ -54,7 +54,8 @@ def write_reference(app):
     for path in (ROOT / "sslnb").rglob("[!_]*.py"):
         source = re.search(r"File to edit: [./]*(.*)\.ipynb", path.read_text("utf-8"))[1]
         inside = ".".join(path.relative_to(ROOT / "sslnb").with_suffix("").parts)
-        pages[f"{inside}.rst"] = API_PAGE.format(module=f"sslnb.{inside}", line="=" * (6 + len(inside)), notebook=f"/{source}")
+        module = f"sslnb.{inside}"
+        pages[f"{inside}.rst"] = API_PAGE.format(module=module, line="=" * len(module), notebook=f"/{source}")
     folder = ROOT / "docs" / "api"
     folder.mkdir(exist_ok=True)
     for old in folder.iterdir():

@@ -117,7 +117,7 @@ class Display:
         self._show()
 
     def cell(self, name: str, cell, cell_index: int):
-        "A cell begins. (The ledger counts the start as one, and papermill adds a cell, of which it knows nothing.)"
+        "A cell begins."  # the ledger counts the start as one; of the cell that papermill adds it knows nothing
         self.ledger.next(name, cell_index + 1, self.ledger.costs[name].get(cell.id, 0.0))
         self._show()
 
@@ -229,23 +229,25 @@ def run_jobs(jobs: list[NotebookJob], force: bool = False, at_once: int = 1) -> 
     _fix_places()
     images, by_number = _images(jobs), {j.notebook.number: j for j in jobs}
     needs = {n: set(j.notebook.needs) & set(by_number) - {n} for n, j in by_number.items()}
+    order = TopologicalSorter(needs)
+    order.prepare()
     with sharing(at_once), Display(jobs, at_once) as display, ThreadPoolExecutor(at_once) as pool:
         def start(number):
             job = by_number[number]
             return pool.submit(run_job, job, json_digest([images[n] for n in sets_of(job)]), force, display), job
-        outcomes = _in_order(needs, _ways(jobs, needs), at_once, start)
+        outcomes = _in_order(order, _ways(jobs, needs), at_once, start)
     return [outcomes[n] for n in by_number]
 
 # %% ../../nbs/tools/02_schedule.ipynb #79ca7af9
-def _in_order(needs: dict[str, set[str]], ways: dict[str, float], at_once: int, start) -> dict[str, Outcome]:
+def _in_order(order: TopologicalSorter, ways: dict[str, float], at_once: int, start) -> dict[str, Outcome]:
     "The outcomes by number; `start` begins a notebook: its future and its job. Interrupted, it stops what runs."
-    order = TopologicalSorter(needs)
-    order.prepare()
     ready, running, outcomes = [], {}, {}
     try:
         while order.is_active():
             ready = sorted(sorted([*ready, *order.get_ready()]), key=ways.get, reverse=True)
-            while ready and len(running) < at_once: running |= [start(ready.pop(0))]
+            while ready and len(running) < at_once:
+                future, job = start(ready.pop(0))
+                running[future] = job
             for done in wait(running, return_when=FIRST_COMPLETED).done:
                 number = running.pop(done).notebook.number
                 outcomes[number] = done.result()
