@@ -56,8 +56,10 @@ def test_no_module_of_the_library_imports_a_tool():
 
 def test_every_folder_of_the_package_and_every_file_in_it_is_packed():
     packing = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["setuptools"]
-    assert set(packing["packages"]) == {".".join(p.parent.relative_to(ROOT).parts) for p in (ROOT / "sslnb").rglob("__init__.py")}
-    packed = {p for name, globs in packing["package-data"].items() for g in globs for p in ROOT.joinpath(*name.split(".")).glob(g)}
+    folders = [p.parent.relative_to(ROOT) for p in (ROOT / "sslnb").rglob("__init__.py")]
+    assert set(packing["packages"]) == {".".join(folder.parts) for folder in folders}
+    packed = {p for name, globs in packing["package-data"].items() for g in globs
+              for p in ROOT.joinpath(*name.split(".")).glob(g)}
     there = {p for p in (ROOT / "sslnb").rglob("*") if p.is_file() and p.suffix not in (".py", ".pyc")}
     assert there == packed != set()
 
