@@ -12,7 +12,7 @@ setup: $(VENV)/.ready ## the environment alone
 study: $(VENV)/.ready ## every study notebook that is not there and valid, executed into reports/<data>-<scale>/
 	$(BIN)/python -m sslnb study --scale $(SCALE) --data $(DATA)
 
-test: $(VENV)/.ready ## exported code is current; library notebooks; pytest
+test: $(VENV)/.ready ## exported code is current; notebooks of library and tools; pytest
 	VENV=$(VENV) tests/run.sh
 
 lab: $(VENV)/.ready
@@ -24,9 +24,9 @@ docs: $(VENV)/.ready ## the site of all notebooks, with the reference: _docs/htm
 data: $(VENV)/.ready ## unpack the real image sets, where their packs are at hand, into SSLNB_DATA (or data/)
 	$(BIN)/python data/unpack.py $(if $(PACKS),"$(PACKS)")
 
-export: $(VENV)/.ready ## the library from nbs/lib and nbs/course; the headers of the study notebooks from nbs/studies.yaml
+export: $(VENV)/.ready ## the package from nbs/lib, nbs/tools, nbs/course; the headers of the study notebooks from nbs/studies.yaml
 	$(BIN)/nbdev_export
-	$(BIN)/python -c "from sslnb.cli import draw_headers; draw_headers()"
+	$(BIN)/python -c "from sslnb.tools.notebook import draw_headers; draw_headers()"
 
 clean-nb: $(VENV)/.ready
 	$(BIN)/nbdev_clean

@@ -39,22 +39,23 @@ html_show_sphinx = False
 html_extra_path = ["front"]  # index.html leads to docs/index.html
 
 
-API_PAGE = """{m}
+API_PAGE = """{module}
 {line}
 
 Derived, shown and tested in the notebook :doc:`{notebook}`.
 
-.. automodule:: {m}
+.. automodule:: {module}
 """
 
 
 def write_reference(app):
-    "A page for every module, in docs/api/ (which git ignores). The export writes into a module which notebook it is from."
+    "A page for every module, in docs/api/ (which git ignores)."
     pages = {}
-    for path in sorted((ROOT / "sslnb").rglob("[!_]*.py")):
-        m = ".".join(path.relative_to(ROOT).with_suffix("").parts)
-        notebook = re.search(r"File to edit: [./]*(/nbs/\S+)\.ipynb", path.read_text("utf-8"))[1]
-        pages[f"{m.removeprefix('sslnb.')}.rst"] = API_PAGE.format(m=m, line="=" * len(m), notebook=notebook)
+    for path in (ROOT / "sslnb").rglob("[!_]*.py"):
+        source = re.search(r"File to edit: [./]*(.*)\.ipynb", path.read_text("utf-8"))[1]
+        inside = ".".join(path.relative_to(ROOT / "sslnb").with_suffix("").parts)
+        module = f"sslnb.{inside}"
+        pages[f"{inside}.rst"] = API_PAGE.format(module=module, line="=" * len(module), notebook=f"/{source}")
     folder = ROOT / "docs" / "api"
     folder.mkdir(exist_ok=True)
     for old in folder.iterdir():
@@ -72,7 +73,7 @@ def fill_front_page(app, docname, source):
     pages = {name: "\n".join(f"/{p.relative_to(ROOT).with_suffix('')}" for p in sorted(ROOT.glob(pattern)))
              for name, pattern in (("study", "nbs/[0-9]*.ipynb"), ("tour", "nbs/index.ipynb"),
                                    ("solutions", "nbs/solutions/*.ipynb"), ("library", "nbs/lib/*.ipynb"),
-                                   ("course", "nbs/course/*.ipynb"))}
+                                   ("tools", "nbs/tools/*.ipynb"), ("course", "nbs/course/*.ipynb"))}
     source[0] = Template(source[0]).substitute(pages, readme=readme)
 
 

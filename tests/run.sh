@@ -1,5 +1,5 @@
 #!/bin/bash
-# The whole check: exported code and cleaned notebooks are current, library notebooks run, pytest passes.
+# The whole check: exported code and cleaned notebooks are current, notebooks of library and tools run, pytest passes.
 set -e
 cd "$(dirname "$0")/.."
 BIN=${VENV:-.venv}/bin
@@ -15,5 +15,5 @@ fi
 # Two at a time, each with its share of the cores: most of a test is starting things. (Three on two cores took longer.)
 cores=$(nproc)
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(( cores > 1 ? cores / 2 : 1 ))}
-for wing in lib course; do $BIN/nbdev_test --n_workers 2 --path nbs/$wing; done
+for wing in lib tools course; do $BIN/nbdev_test --n_workers 2 --path nbs/$wing; done
 $BIN/python -m pytest -n 2 --dist worksteal

@@ -67,7 +67,8 @@ def test_modules_that_train_take_pandas_and_no_more():  # half a second, for the
 
 
 def test_every_name_is_there_and_means_one_thing():
-    modules = {p.stem for p in (ROOT / "sslnb").glob("[!_]*.py")} | {p.parent.name for p in (ROOT / "sslnb").glob("*/__init__.py")}
+    modules = {p.stem for p in (ROOT / "sslnb").glob("[!_]*.py")}
+    modules |= {p.parent.name for p in (ROOT / "sslnb").glob("*/__init__.py")}
     assert set(dir(sslnb)) == set(sslnb.__all__) | modules
     assert not set(sslnb.__all__) & modules
     for name in set(sslnb.__all__) - {"__version__"}:

@@ -18,10 +18,11 @@ from click.testing import CliRunner
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from PIL import Image
 
-from sslnb import cli, report
+from sslnb import report
 from sslnb.core import to_json
 from sslnb.data import DataError
 from sslnb.runs import CorruptFile, Run
+from sslnb.tools import cli, execution, notebook, schedule
 from sslnb.train import TrainConfig, pretrain
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -65,7 +66,7 @@ def instant(monkeypatch):
         job.copy.parent.mkdir(parents=True, exist_ok=True)
         metadata = {"sslnb": {"made from": made_from, "commit": "0123456789"}}
         job.copy.write_text(json.dumps({"metadata": metadata, "cells": []}), "utf-8")
-    monkeypatch.setattr(cli, "execute", execute)
+    monkeypatch.setattr(schedule, "execute", execute)
     return done
 
 
@@ -173,9 +174,9 @@ def test_what_is_valid_is_skipped_and_nothing_else(write, instant, monkeypatch):
     assert ran("--only", "3", "--force") == ["03"] and ran() == []  # the same again is no reason
     write("01", "print('other')")
     assert ran("--only", "01") == ["01"] and ran() == ["02", "10"]  # what needs it, and only that
-    monkeypatch.setattr(cli, "library_digest", lambda: "changed")
+    monkeypatch.setattr(schedule, "library_digest", lambda: "changed")
     assert ran() == ["01", "02", "03", "10"] and ran() == []
-    monkeypatch.setattr(cli, "images_digest", lambda name: "changed")
+    monkeypatch.setattr(schedule, "images_digest", lambda name: "changed")
     assert ran() == ["01", "02", "03", "10"] and ran() == []
     sslnb("run", "03", "--data", "digits", "-p", "x", "2.5")
     assert instant[-1:] == ["03"] and ran() == ["03"] and ran() == []  # that copy was made with another x
@@ -212,14 +213,15 @@ def test_an_unreadable_copy_is_no_copy(write, copies, instant):
     assert study() == ["ok"]
 
 
-def test_the_library_counts_but_not_the_command_line(tmp_path, monkeypatch):
-    for name in ("a.py", "cli.py"): (tmp_path / name).write_text("1", "utf-8")
-    monkeypatch.setattr(cli.sslnb, "__file__", str(tmp_path / "__init__.py"))
-    before = cli.library_digest()
-    (tmp_path / "cli.py").write_text("2", "utf-8")
-    assert cli.library_digest() == before
+def test_the_library_counts_but_not_the_tools(tmp_path, monkeypatch):
+    (tmp_path / "tools").mkdir()
+    for name in ("a.py", "tools/cli.py"): (tmp_path / name).write_text("1", "utf-8")
+    monkeypatch.setattr(execution.sslnb, "__file__", str(tmp_path / "__init__.py"))
+    before = execution.library_digest()
+    (tmp_path / "tools" / "cli.py").write_text("2", "utf-8")
+    assert execution.library_digest() == before
     (tmp_path / "a.py").write_text("2", "utf-8")
-    assert cli.library_digest() != before
+    assert execution.library_digest() != before
 
 
 def test_run_passes_parameters_and_leaves_a_good_copy_alone(write, copies, tmp_path):
@@ -276,7 +278,7 @@ def test_the_shell_completes_commands_and_numbers(write):
     write("01"), write("04")
     def completed(words):
         env = {**os.environ, "_SSLNB_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
-        code = "from sslnb.cli import cli; cli(prog_name='sslnb')"
+        code = "from sslnb.tools.cli import cli; cli(prog_name='sslnb')"
         return subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, encoding="utf-8").stdout.split()
     assert completed("sslnb st") == ["plain,store", "plain,study"]
     assert completed("sslnb run 0") == ["plain,01", "plain,04"]
@@ -432,19 +434,19 @@ def test_where_a_folder_is_stays_private_and_two_folders_share_nothing(write, pi
 def test_the_stamp_covers_all_images_of_all_sets(pictures, tmp_path, monkeypatch):
     monkeypatch.setenv("SSLNB_DATA", str(tmp_path / "data"))
     place = pictures("mine")
-    before = cli.images_digest(f"folder:{place}")
+    before = execution.images_digest(f"folder:{place}")
     Image.new("RGB", (8, 8), (9, 9, 9)).save(place / "test" / "a" / "0.png")
-    after = cli.images_digest(f"folder:{place}")
+    after = execution.images_digest(f"folder:{place}")
     assert after != before
     Image.new("RGB", (4, 9)).save(place / "test" / "a" / "0.png")  # another size than the others
-    assert cli.images_digest(f"folder:{place}") not in (before, after)
+    assert execution.images_digest(f"folder:{place}") not in (before, after)
     shutil.rmtree(place / "test")
-    with pytest.raises(DataError): cli.images_digest(f"folder:{place}")
-    sets = {nb.number: cli.sets_of(cli.job(nb, {"scale": "quick", "dataset": "shapes"})) for nb in cli.notebooks()}
+    with pytest.raises(DataError): execution.images_digest(f"folder:{place}")
+    sets = {nb.number: execution.sets_of(execution.job(nb, {"scale": "quick", "dataset": "shapes"})) for nb in notebook.notebooks()}
     assert sets["01"] == ["shapes"] and sets["03"] == ["shapes", "shapes-b"] and sets["05"] == ["digits", "shapes"]
     assert sets["04"] == sets["07"] == ["shapes", "shapes-20"]
     other = {"scale": "quick", "dataset": "shapes", "counterpart": "digits"}
-    assert cli.sets_of(cli.job(*cli.chosen(["03"]), other)) == ["digits", "shapes"]
+    assert execution.sets_of(execution.job(*notebook.chosen(["03"]), other)) == ["digits", "shapes"]
 
 
 @pytest.mark.parametrize("text", ["1+2j", "1e999", "{1, 2}", "[1, 2j]", "b'x'"])
@@ -456,7 +458,7 @@ def test_what_is_no_plain_value_is_no_parameter(text, write):
 def test_what_the_system_refuses_is_one_line(write, monkeypatch):
     write("01")
     def full(*_): raise OSError(28, "No space left on device", "cache")
-    monkeypatch.setattr(cli, "images_digest", full)
+    monkeypatch.setattr(schedule, "images_digest", full)
     told = sslnb("run", "01", "--data", "digits", code=1)
     assert "No space left on device" in told and "Traceback" not in told
 
@@ -473,7 +475,7 @@ def test_whatever_lies_in_the_place_of_a_copy_it_is_made_again(text, write, copi
 def test_copies_of_a_notebook_beside_it_are_no_notebooks(write, tmp_path):
     write("01")
     shutil.copy(tmp_path / "nbs" / "01_small.ipynb", tmp_path / "nbs" / "01_small-Copy1.ipynb")
-    assert [nb.path.name for nb in cli.notebooks()] == ["01_small.ipynb"]
+    assert [nb.path.name for nb in notebook.notebooks()] == ["01_small.ipynb"]
     shutil.copy(tmp_path / "nbs" / "01_small.ipynb", tmp_path / "nbs" / "01_other.ipynb")
     assert "have the number 01" in sslnb("list", code=2)
     (tmp_path / "nbs" / "01_other.ipynb").write_text("{", "utf-8")
@@ -481,17 +483,17 @@ def test_copies_of_a_notebook_beside_it_are_no_notebooks(write, tmp_path):
 
 
 def test_links_to_the_worked_answers_work_in_a_copy():
-    nb, = cli.chosen(["01"])
+    nb, = notebook.chosen(["01"])
     copy = ROOT / "reports" / "shapes-quick" / nb.path.name
-    way = cli._way_to_solutions(cli.NotebookJob(nb, {}, copy))
+    way = execution._way_to_solutions(execution.NotebookJob(nb, {}, copy))
     assert (copy.parent / way / nb.path.name).resolve() == (ROOT / "nbs" / "solutions" / nb.path.name).resolve()
 
 
 def test_another_language_and_another_encoding_change_nothing(tmp_path):
     code = ("import warnings\nwarnings.filterwarnings('error', category=EncodingWarning, module=r'sslnb\\b')\n"
-            "from click.testing import CliRunner\nfrom sslnb import cli, report, site\n"
+            "from click.testing import CliRunner\nfrom sslnb import report\nfrom sslnb.tools import cli, notebook, page\n"
             "report.record({'top1': .5}, paper='rotnet', item='x', method='é', dataset='猫', scale='quick')\n"
-            "assert report.records().dataset.tolist() == ['猫'] and cli.notebooks()[-1].needs == [f'{i:02d}' for i in range(1, 10)]\n"
+            "assert report.records().dataset.tolist() == ['猫'] and notebook.notebooks()[-1].needs == [f'{i:02d}' for i in range(1, 10)]\n"
             "for command in (['list'], ['data'], ['store'], ['report']):\n"
             "    done = CliRunner().invoke(cli.cli, command, catch_exceptions=False)\n    assert done.exit_code == 0, done.output\n"
             "assert '猫' in (report.reports() / 'index.html').read_text('utf-8')\n")
@@ -503,11 +505,11 @@ def test_another_language_and_another_encoding_change_nothing(tmp_path):
 
 
 def test_what_a_notebook_says_of_itself_is_so():
-    claims, found = report.claims(), cli.notebooks()
+    claims, found = report.claims(), notebook.notebooks()
     assert {c for nb in found for c in nb.claims} == set(claims.index)
     for nb in found:
         cells = {c["id"]: "".join(c["source"]) for c in json.loads(nb.path.read_text("utf-8"))["cells"]}
-        assert cells["header"] == cli.header(nb), "run: make export"
+        assert cells["header"] == notebook.header(nb), "run: make export"
         first = next(iter(cells.values()))
         assert set(re.findall(r"\*\*([A-Z]\d+)\*\*", first)) == set(nb.claims)
         assert re.findall(r"\(key `(\w+)`\)", first) == nb.papers
@@ -522,5 +524,5 @@ def test_what_a_notebook_says_of_itself_is_so():
 def test_wrong_declarations_are_refused(text, says, write, tmp_path):
     write("04")
     (tmp_path / "nbs" / "studies.yaml").write_text(text, "utf-8")
-    with pytest.raises(cli.Mistake) as told: cli.notebooks()
+    with pytest.raises(notebook.Mistake) as told: notebook.notebooks()
     assert says in str(told.value.message) and "studies.yaml" in told.value.message

@@ -7,8 +7,8 @@ from pathlib import Path
 import papermill
 import pytest
 
-from sslnb.cli import read_notebook
 from sslnb.report import records
+from sslnb.tools.notebook import read_notebook
 from test_lab import IN_LAB
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -11,7 +11,8 @@ from papermill.translators import PythonTranslator
 
 ROOT = Path(__file__).resolve().parents[1]
 STUDY = sorted((ROOT / "nbs").glob("[0-9]*.ipynb"))
-LIBRARY = sorted(p for wing in ("lib", "course") for p in (ROOT / "nbs" / wing).glob("*.ipynb"))
+WINGS = {wing: sorted((ROOT / "nbs" / wing).glob("*.ipynb")) for wing in ("lib", "tools", "course")}
+LIBRARY = sum(WINGS.values(), [])
 COMMITTED = [*STUDY, *LIBRARY, *(p for p in (ROOT / "reports").glob("*/*.ipynb") if not p.name.endswith(".failed.ipynb"))]
 
 
@@ -42,21 +43,32 @@ def test_every_pinned_requirement_has_a_range_or_pin_in_settings():
 
 
 def test_one_library_notebook_per_module():
-    modules = sorted(".".join(p.relative_to(ROOT / "sslnb").with_suffix("").parts) for p in (ROOT / "sslnb").rglob("[!_]*.py"))
-    exported = {p: re.findall(r"#\| default_exp ([\w.]+)", p.read_text("utf-8")) for p in LIBRARY}
-    assert sorted(sum(exported.values(), [])) == modules
-    for path, (name,) in exported.items():
-        usual = {"lib": path.stem, "course": f"course.checks_{path.name[:2]}".replace("checks_00", "exercises")}
-        assert name == usual[path.parent.name]
+    for wing, folder in (("lib", "."), ("tools", "tools"), ("course", "course")):
+        modules = {p.stem for p in (ROOT / "sslnb" / folder).glob("[!_]*.py")}
+        exported = {p: re.search(r"#\| default_exp ([\w.]+)", p.read_text("utf-8"))[1] for p in WINGS[wing]}
+        assert modules == {name.removeprefix(f"{wing}.") for name in exported.values()}
+        for path, name in exported.items():
+            usual = {"lib": path.stem, "tools": f"tools.{path.stem[3:]}", "course": f"course.checks_{path.name[:2]}"}[wing]
+            assert name == usual.replace("checks_00", "exercises")
 
 
 def test_checks_are_in_a_notebook_named_like_that_of_the_exercises():
-    assert [p.name for p in LIBRARY if p.parent.name == "course"] == ["00_exercises.ipynb", *(p.name for p in STUDY)]
+    assert [p.name for p in WINGS["course"]] == ["00_exercises.ipynb", *(p.name for p in STUDY)]
 
 
-def test_every_folder_of_the_library_is_packaged():
-    packages = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["setuptools"]["packages"]
-    assert sorted(packages) == sorted(".".join(p.parent.relative_to(ROOT).parts) for p in (ROOT / "sslnb").rglob("__init__.py"))
+def test_no_module_of_the_library_imports_a_tool_or_a_check():
+    for path in (ROOT / "sslnb").glob("[!_]*.py"):
+        assert not re.search(r"import.*\b(tools|course)\b|from (sslnb)?\.(tools|course)", path.read_text("utf-8")), path.name
+
+
+def test_every_folder_of_the_package_and_every_file_in_it_is_packed():
+    packing = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["setuptools"]
+    folders = [p.parent.relative_to(ROOT) for p in (ROOT / "sslnb").rglob("__init__.py")]
+    assert set(packing["packages"]) == {".".join(folder.parts) for folder in folders}
+    packed = {p for name, globs in packing["package-data"].items() for g in globs
+              for p in ROOT.joinpath(*name.split(".")).glob(g)}
+    there = {p for p in (ROOT / "sslnb").rglob("*") if p.is_file() and p.suffix not in (".py", ".pyc")}
+    assert there == packed != set()
 
 
 @pytest.mark.parametrize("path", COMMITTED, ids=lambda p: f"{p.parent.name}/{p.name}")

@@ -11,8 +11,9 @@ from bs4 import BeautifulSoup
 from click.testing import CliRunner
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from sslnb import cli, site
 from sslnb.report import begin_run, claims, record_all, record_claim, verdicts
+from sslnb.tools import cli
+from sslnb.tools.page import build_page, claim_rows, notebook_pages
 
 ROOT = Path(__file__).resolve().parents[1]
 VOID = {"meta", "link", "img", "input", "col", "br", "hr"}
@@ -58,7 +59,7 @@ def reports(tmp_path):
 
 @pytest.fixture
 def soup(reports):
-    return BeautifulSoup(site.build_page().read_text("utf-8"), "html.parser")
+    return BeautifulSoup(build_page().read_text("utf-8"), "html.parser")
 
 
 def texts(elements):
@@ -78,7 +79,7 @@ def test_every_claim_has_a_verdict_and_none_is_blank(soup):
 
 
 def test_verdicts_are_those_of_report(reports):
-    found = [(c["id"], r) for c in site.claim_rows() for r in c["rows"] if r["verdict"] != "not run"]
+    found = [(c["id"], r) for c in claim_rows() for r in c["rows"] if r["verdict"] != "not run"]
     assert len(found) == 6
     for claim, row in found:
         (same,) = verdicts([claim], row["dataset"], row["scale"]).to_dict("records")
@@ -91,7 +92,7 @@ def test_a_run_with_parameters_of_its_own_stands_apart(reports):
         record_all(rows("rotnet", "Table 1", "simclr", "cifar10", values=(0.1, 0.1, 0.1), fraction=0.01, final=True, epochs=20.0))
         record_claim("R1", pd.Series([0.5, 0.51, 0.52]), dataset="cifar10", scale="gpu", method="simclr", setting={"by": "batch"})
     finally: begin_run({})
-    soup = BeautifulSoup(site.build_page().read_text("utf-8"), "html.parser")
+    soup = BeautifulSoup(build_page().read_text("utf-8"), "html.parser")
     assert texts(soup.select("#R1 tr.row > td:first-child")) == ["cifar10, gpu", "cifar10, gpu (labelled images 100)", "cifar10, quick"]
     heads = texts(table(soup, "rotnet, Table 1, cifar10").select("thead th"))
     assert "ours: cifar10, quick" in heads and "ours: cifar10, quick (labelled images 100)" in heads
@@ -100,7 +101,7 @@ def test_a_run_with_parameters_of_its_own_stands_apart(reports):
 
 
 def test_whatever_lies_about_costs_a_line_and_not_the_page(reports):
-    good = site.build_page().read_text("utf-8")
+    good = build_page().read_text("utf-8")
     nb = (reports / "cifar10-gpu" / "01_small.ipynb").read_text("utf-8")
     failed = nbformat.from_dict(json.loads(nb) | {"metadata": {"papermill": {"exception": True}}})
     nbformat.write(failed, reports / "cifar10-gpu" / "02_failed.ipynb")
@@ -177,10 +178,10 @@ def test_the_page_is_sound_html_that_needs_no_network(soup, reports):
 
 
 def test_the_same_records_give_the_same_bytes(reports):
-    first = site.build_page().read_bytes()
-    assert site.build_page().read_bytes() == first
-    site.notebook_pages()  # what git ignores makes no difference
-    assert site.build_page().read_bytes() == first
+    first = build_page().read_bytes()
+    assert build_page().read_bytes() == first
+    notebook_pages()  # what git ignores makes no difference
+    assert build_page().read_bytes() == first
     assert str(reports).encode() not in first
 
 
@@ -194,8 +195,8 @@ def test_the_committed_page_is_small():
 def opened(chromium, reports):
     """opened(width, after, **how): the page in a window, without a network. Neither it nor what is opened from it may fail, or
     ask for anything that is not a file."""
-    site.notebook_pages()
-    index, contexts, wrong = site.build_page(), [], []
+    notebook_pages()
+    index, contexts, wrong = build_page(), [], []
 
     def opened(width=1280, after="", **how):
         how = {"viewport": {"width": width, "height": 800}, "reduced_motion": "reduce", "offline": True} | how
@@ -275,7 +276,7 @@ def test_every_equation_of_the_study_is_sound(opened, reports):
         nb = nbformat.read(path, as_version=4)
         nb.cells = [c for c in nb.cells if c.cell_type == "markdown"]
         nbformat.write(nb, reports / "shapes-quick" / path.name)
-    site.notebook_pages()
+    notebook_pages()
     page = opened()
     for path in study:
         page.goto((reports / "shapes-quick" / path.name).with_suffix(".html").as_uri())

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from sslnb.cli import notebooks
+from sslnb.tools.notebook import notebooks
 
 pytest.importorskip("snakemake", reason="sweeps need Snakemake: uv pip install -e '.[sweeps]'")
 WORKFLOW = Path(__file__).resolve().parents[1] / "workflow"
