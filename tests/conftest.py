@@ -5,8 +5,11 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
+from execnb.nbio import read_nb
+from execnb.shell import CaptureShell
 
 
 @pytest.fixture(autouse=True)
@@ -41,6 +44,27 @@ def stop_at():
             if self.left < 0: raise KeyboardInterrupt
             self.left -= n
     return Stop
+
+
+@pytest.fixture
+def execute(monkeypatch):
+    "execute(path, **parameters): the notebook with its outputs, run in this process. (A kernel for each would import torch anew.)"
+    import pandas as pd
+    from matplotlib import rc_context
+
+    from sslnb.methods import METHODS
+    monkeypatch.setattr("sys.path", [*sys.path])
+    monkeypatch.setattr(CaptureShell, "kernel", None, raising=False)  # else progress goes to stderr, as in a terminal
+
+    def execute(path, **parameters):
+        nb = read_nb(path)
+        for cell in nb.cells:
+            if "parameters" in cell.metadata.get("tags", []):
+                cell.source += "".join(f"\n{name} = {value!r}" for name, value in parameters.items())
+        with rc_context(), pd.option_context("display.max_colwidth", 50), patch.dict(METHODS):
+            CaptureShell(path).run_all(nb, exc_stop=True)
+        return nb
+    return execute
 
 
 def unavailable(reason):

@@ -1,10 +1,10 @@
-"Study notebooks as people run them: through papermill, from Python and from the command line."
+"Every study notebook at scale smoke; some as people run them, through papermill (tests/test_lab.py: in JupyterLab)."
 import os
 import subprocess
 import sys
 from pathlib import Path
 
-import papermill
+import nbformat
 import pytest
 
 from sslnb.report import records
@@ -21,17 +21,22 @@ def from_command_line(path, out, *parameters):
 
 
 @pytest.mark.parametrize("path", STUDY, ids=lambda p: p.name)
-def test_runs_at_smoke_scale_and_leaves_nothing_untidy(path, tmp_path, browser_path):
+def test_runs_at_smoke_scale_and_leaves_nothing_untidy(path, execute, browser_path):
     if browser_path and path.stem in IN_LAB: pytest.skip("tests/test_lab.py runs it in a browser")
-    nb = papermill.execute_notebook(path, tmp_path / path.name, dict(scale="smoke"), progress_bar=False)
-    assert "widgets" not in nb.metadata
-    noise = [o for c in nb.cells for o in c.get("outputs", []) if o.get("name") == "stderr"]
-    assert not noise
-    figures = [o for c in nb.cells for o in c.get("outputs", []) if "image/png" in o.get("data", {})]
-    assert figures
+    outputs = [o for c in execute(path, scale="smoke").cells for o in c.get("outputs", [])]
+    assert not [o for o in outputs if o.get("name") == "stderr"]
+    assert any("image/png" in o.get("data", {}) for o in outputs)
     about, found = read_notebook(path), records(every=True)
     assert set(found[found.metric == "margin"]["item"]) == set(about.claims)
     assert set(found.paper) == set(about.papers) - {"all"}  # 10 only reads records
+
+
+def test_papermill_runs_one_with_other_parameters(tmp_path):
+    done = from_command_line(STUDY[1], tmp_path / "out.ipynb", "-p", "scale", "smoke", "-y", "fractions: [0.5]\nepochs: [1]\nbaseline_epochs: [1]")
+    assert done.returncode == 0, done.stderr
+    nb, found = nbformat.read(tmp_path / "out.ipynb", 4), records(every=True)
+    assert "widgets" not in nb.metadata and not [o for c in nb.cells for o in c.get("outputs", []) if o.get("name") == "stderr"]
+    assert set(found.parameters) == {'{"baseline_epochs":[1],"epochs":[1],"fractions":[0.5]}'}
 
 
 def test_a_wrong_parameter_is_an_error_that_names_it(tmp_path):

@@ -43,16 +43,15 @@ def reports(tmp_path):
             ("R3", "shapes", "quick", [-0.1, -0.11, -0.12], {"by": "steps"}),
             ("D1", "shapes", "quick", [-0.1, -0.11, -0.12], {"reading": "corrected"})]:
         record_claim(claim, pd.Series(margins), dataset=dataset, scale=scale, method="simclr", setting=setting)
-    for folder, number, paper in (("cifar10-gpu", "01", "rotnet"), ("shapes-quick", "05", "deepcluster")):
+    for folder, number in (("cifar10-gpu", "01"), ("shapes-quick", "05")):
         (place / folder).mkdir()
-        nb = new_notebook(cells=[new_markdown_cell(f"# {number} · Small\n> Somebody (key `{paper}`)"),
+        nb = new_notebook(cells=[new_markdown_cell(f"# {number} · Small\n> In a few words."),
                                  new_markdown_cell("## The loss\n\nOf $z_i$, costs \\$5:\n\n$$\\ell_i = -\\log p_i$$"),
-                                 new_markdown_cell("## A *line*\n\nIt goes up:"),
-                                 new_code_cell(f'study.save_figure(fig, "{number}_small-line", dataset, scale);')])
+                                 new_markdown_cell("## A *line*\n\nIt goes up:"), new_code_cell("1 + 1")])
         nbformat.write(nb, place / folder / f"{number}_small.ipynb")
         fig, ax = plt.subplots(figsize=(4, 3))
         ax.plot([1, 2])
-        fig.savefig(place / folder / f"{number}_small-line.png", dpi=60)
+        fig.savefig(place / folder / f"{number}_small-line.png", dpi=60, metadata={"Description": "A line, which goes up."})
         plt.close(fig)
     return place
 

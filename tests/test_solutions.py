@@ -1,17 +1,11 @@
 "Worked solutions: they run, and every exercise has a text, a check and a solution."
 import re
-import sys
 from pathlib import Path
-from unittest.mock import patch
 
-import matplotlib
 import nbformat
 import pytest
-from execnb.nbio import read_nb
-from execnb.shell import CaptureShell
 
 from sslnb.course.exercises import checks_of
-from sslnb.methods import METHODS
 
 ROOT = Path(__file__).resolve().parents[1]
 SOLUTIONS = sorted((ROOT / "nbs" / "solutions").glob("*.ipynb"))
@@ -22,18 +16,9 @@ def source(path, *kinds):
     return "\n".join(c.source for c in nbformat.read(path, as_version=4).cells if c.cell_type in kinds)
 
 
-def executed(path):
-    "The notebook with its outputs, run in this process: a kernel for each would import torch ten times."
-    nb = read_nb(path)
-    with matplotlib.rc_context(), patch.dict(METHODS): CaptureShell(path).run_all(nb, exc_stop=True)
-    return nb
-
-
 @pytest.mark.parametrize("path", SOLUTIONS, ids=lambda p: p.name)
-def test_solution_runs_and_leaves_nothing_untidy(path, tmp_path, monkeypatch):
-    monkeypatch.setattr("sys.path", [*sys.path])
-    monkeypatch.setattr(CaptureShell, "kernel", None, raising=False)  # else progress goes to stderr, as in a terminal
-    outputs = [o for c in executed(path).cells for o in c.get("outputs", [])]
+def test_solution_runs_and_leaves_nothing_untidy(path, tmp_path, execute):
+    outputs = [o for c in execute(path).cells for o in c.get("outputs", [])]
     assert outputs
     assert not [o for o in outputs if o.get("name") == "stderr"]
     assert not (tmp_path / "reports").exists(), "solutions leave no records: theirs are small measurements"

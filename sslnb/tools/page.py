@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['PAPERS', 'ABOUT', 'STANDS_FOR', 'signed', 'short', 'name', 'key', 'origin', 'settings_text', 'own_words',
-           'claim_rows', 'interval_marks', 'stands_for', 'matching', 'tables', 'without_marks', 'told', 'copies',
-           'notebook_pages', 'sources', 'summary', 'page_html', 'build_page']
+           'claim_rows', 'interval_marks', 'stands_for', 'matching', 'tables', 'told', 'copies', 'notebook_pages',
+           'sources', 'summary', 'page_html', 'build_page']
 
 # %% ../../nbs/tools/04_page.ipynb #3aa19ce6
-import hashlib, json, math, os, re, struct, unicodedata, warnings
+import hashlib, json, math, os, re, warnings
 from importlib import resources
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,7 +20,7 @@ from jinja2 import Environment, PackageLoader
 from .. import report
 from ..core import ROOT, replacing
 from ..report import reports
-from .notebook import SCALES
+from .notebook import SCALES, notebooks
 
 # %% ../../nbs/tools/04_page.ipynb #242b0892
 PAPERS = {"rotnet": "Chen, Hsu, Jang: An evaluation of self-supervised learning frameworks – SimCLR and RotNet",
@@ -252,43 +252,16 @@ def _as_printed(numbers: pd.DataFrame) -> dict:
     rows = [(row, [at.get((row, c), "–") for c in columns]) for row in dict.fromkeys(numbers.row)]
     return {"columns": columns, "rows": rows}
 
-# %% ../../nbs/tools/04_page.ipynb #a751d5f1
-def _greek(match) -> str:
-    try: return unicodedata.lookup(f"GREEK SMALL LETTER {match[1].removeprefix('var').upper()}")
-    except KeyError: return match[1]
-
-# %% ../../nbs/tools/04_page.ipynb #0904ba6f
-def without_marks(markdown: str) -> str:
-    "A paragraph without its marks; Greek letters as such, other formulas as they are typed."
-    text = re.sub(r"\\([a-z]+)", _greek, re.sub(r"\s+", " ", markdown.strip()))
-    text = re.sub(r"\[([^]]+)\]\([^)]+\)", r"\1", text)
-    return re.sub(r"\*\*|`|\$|(?<!\w)\*(?=\w)|(?<=[\w.])\*(?!\w)", "", text)
-
 # %% ../../nbs/tools/04_page.ipynb #3e8f526b
 def told(copy: Path) -> dict:
-    "What an executed notebook says of itself: title, papers, commit, parameters, and the words for its figures."
+    "What an executed notebook says of itself: title, papers (as declared), commit, parameters."
     book = json.loads(copy.read_text("utf-8"))
-    about = book["metadata"].get("papermill", {})
-    if about.get("exception"): raise ValueError("it ended with an error")
-    first = "".join(book["cells"][0]["source"])
-    return {"title": without_marks(re.findall(r"# ([^\n]*)", first)[0]),
-            "papers": re.findall(r"\(key `(\w+)`\)", first),
-            "commit": book["metadata"].get("sslnb", {}).get("commit", ""),
-            "figures": _words(book["cells"]), "parameters": dict(about.get("parameters", {}))}
-
-# %% ../../nbs/tools/04_page.ipynb #cd833657
-def _words(cells: list[dict]) -> dict[str, tuple[str, str]]:
-    "Of each figure that these cells save, by file name: the heading above it, and a caption."
-    heading, paragraph, figures = "", "", {}
-    for cell in cells:
-        source = "".join(cell["source"])
-        if cell["cell_type"] == "markdown":
-            heading = (re.findall(r"^#+ (.*)", source, re.M) or [heading])[-1]
-            paragraph = re.split(r"\n\s*\n", source.strip())[-1]
-        for figure in re.findall(r'save_figure\(.*?"(\w[\w-]*)"', source):
-            caption = "" if re.match(r"[#|$]", paragraph) else re.sub(r":$", ".", without_marks(paragraph))
-            figures[figure] = (without_marks(heading), caption)
-    return figures
+    run = book["metadata"].get("papermill", {})
+    if run.get("exception"): raise ValueError("it ended with an error")
+    title = re.findall(r"# ([^\n]*)", "".join(book["cells"][0]["source"]))[0]
+    about = {nb.number: nb for nb in notebooks()}.get(copy.name[:2])
+    return {"title": title, "papers": about.papers if about else [], "parameters": dict(run.get("parameters", {})),
+            "commit": book["metadata"].get("sslnb", {}).get("commit", "")}
 
 # %% ../../nbs/tools/04_page.ipynb #7679439e
 def copies() -> list[dict]:
@@ -310,26 +283,23 @@ def _copy(path: Path) -> dict:
     given, (dataset, scale) = about["parameters"], (rest, last) if last in SCALES else (path.parent.name, "")
     dataset, scale = (given.pop(k, there) for k, there in (("dataset", dataset), ("scale", scale)))
     return about | {"stem": path.stem, "path": path.relative_to(reports()).as_posix(), "dataset": dataset,
-                    "scale": scale, "own": own_words(json.dumps(given) if given else ""),
-                    "figures": _figures(path, about["figures"])}
+                    "scale": scale, "own": own_words(json.dumps(given) if given else ""), "figures": _figures(path)}
 
 # %% ../../nbs/tools/04_page.ipynb #8a70f0ec
-def _figures(copy: Path, words: dict) -> list[dict]:
-    "The figures beside an executed notebook, in the order of its cells; then those that none of them saves."
-    order = list(words)
-    def place(path): return (order.index(path.stem) if path.stem in words else len(order), path.stem)
-    drawn = sorted(copy.parent.glob(f"{copy.stem}-*.png"), key=place)
-    found = [_tried(lambda p: _figure(p, words.get(p.stem, ("", ""))), path) for path in drawn]
-    return [f for f in found if f]
+def _figures(copy: Path) -> list[dict]:
+    "The figures beside an executed notebook, in the order in which it drew them."
+    found = [_tried(_figure, path) for path in sorted(copy.parent.glob(f"{copy.stem}-*.png"))]
+    return sorted((f for f in found if f), key=lambda f: f["place"])
 
 # %% ../../nbs/tools/04_page.ipynb #448913a8
-def _figure(path: Path, words: tuple[str, str]) -> dict:
-    with path.open("rb") as f: begin = f.read(24)  # of a PNG: its size stands there
-    if begin[:8] != b"\x89PNG\r\n\x1a\n": raise ValueError("no PNG")
-    width, height = struct.unpack(">II", begin[16:])
-    heading = words[0] or path.stem.split("-", 1)[1].replace("-", " ")
-    return {"path": path.relative_to(reports()).as_posix(), "width": width, "height": height, "heading": heading,
-            "caption": words[1]}
+def _figure(path: Path) -> dict:
+    "Size, caption and place of a figure: `Study.figure` writes the last two into the file."
+    from PIL import Image
+    with Image.open(path) as image: (width, height), words = image.size, image.text
+    caption = words.get("Description", "") or path.stem.split("-", 1)[1].replace("-", " ").capitalize()
+    place = json.loads(words.get("Comment", "{}")).get("place", 0)
+    return {"path": path.relative_to(reports()).as_posix(), "width": width, "height": height, "caption": caption,
+            "place": place}
 
 # %% ../../nbs/tools/04_page.ipynb #f9b8ca73
 def notebook_pages() -> list[Path]:
