@@ -134,10 +134,10 @@ class Study:
         report.record_all([usual | one for one in many])
 
     def records(self, item: str | None = None, dataset: str | Iterable[str] | None = None, **where) -> pd.DataFrame:
-        """This run's records: of this paper, scale and set (or another, or several) and of the seeds of the settings, whose columns equal
+        """This run's records, not the published ones: of this paper, scale and set (or another, or several) and of the seeds of the settings, whose columns equal
         `where`. Sets have the names by which they were asked for."""
         names = [dataset or self.dataset] if isinstance(dataset, str | None) else dataset
-        where = dict(paper=self.paper, scale=self.scale) | where | ({} if item is None else dict(item=item))
+        where = dict(paper=self.paper, scale=self.scale, source="yours") | where | ({} if item is None else dict(item=item))
         table = report.records(**where)
         table = table.assign(dataset=table["dataset"].map({report.public(n): n for n in names}))
         return table[table["dataset"].notna() & table["seed"].isin(self.settings.seeds)]

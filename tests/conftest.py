@@ -17,6 +17,7 @@ def own_folders(tmp_path, monkeypatch):
     "Runs, records and decoded sets of a test never land among the real ones."
     monkeypatch.setenv("SSLNB_STORE", str(tmp_path / "runs"))
     monkeypatch.setenv("SSLNB_REPORTS", str(tmp_path / "reports"))
+    monkeypatch.setenv("SSLNB_PUBLISHED", str(tmp_path / "published"))
     monkeypatch.delenv("SSLNB_CACHE", raising=False)  # else it would be everybody's, whatever the data folder
 
 

@@ -13,7 +13,7 @@ from sslnb import report
 from sslnb.core import SettingError
 
 ROOT = Path(__file__).resolve().parents[1]
-COMMITTED = ROOT / "reports" / "records"
+COMMITTED = ROOT / "reports" / "published"
 CLAIMS = report.claims()
 PARTS = [(r.claim, reading, r.part.replace("*", "x")) for r in report.rules().itertuples()
          for reading in ([r.reading] if r.reading else ["as published", "corrected"])]
@@ -101,7 +101,7 @@ def test_a_part_without_a_rule_is_refused_before_anything_is_written(tmp_path):
 
 @pytest.fixture
 def committed(tmp_path):
-    shutil.copytree(COMMITTED, tmp_path / "reports" / "records")
+    shutil.copytree(COMMITTED, tmp_path / "published")
 
 
 def test_committed_margins_follow_the_rules_and_miss_no_part(committed):

@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 STUDY = sorted((ROOT / "nbs").glob("[0-9]*.ipynb"))
 WINGS = {wing: sorted((ROOT / "nbs" / wing).glob("*.ipynb")) for wing in ("lib", "tools", "course")}
 LIBRARY = sum(WINGS.values(), [])
-COMMITTED = [*STUDY, *LIBRARY, *(p for p in (ROOT / "reports").glob("*/*.ipynb") if not p.name.endswith(".failed.ipynb"))]
+COMMITTED = [*STUDY, *LIBRARY]
 
 
 def settings():

@@ -88,10 +88,11 @@ def _fingerprint(dataset: str, split: str) -> str:
 
 # %% ../../nbs/tools/01_execution.ipynb #f6cacad7
 def records_digest() -> str:
-    "Stands for all records: a notebook about `all` papers reads those of every set and scale."
-    from sslnb.report import reports
-    found = [p for p in (reports() / "records").glob("*.csv") if p.is_file()]
-    return json_digest({p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in found})
+    "Stands for all records, yours and the published ones: a notebook about `all` papers reads those of every set and scale."
+    from sslnb.report import published, reports
+    found = [(source, p) for source, place in (("yours", reports()), ("published", published()))
+             for p in sorted((place / "records").glob("*.csv")) if p.is_file()]
+    return json_digest([(source, p.name, hashlib.sha256(p.read_bytes()).hexdigest()) for source, p in found])
 
 # %% ../../nbs/tools/01_execution.ipynb #c519fe5d
 def part_of_copy(copy: Path, part: str, kind: type):
@@ -109,13 +110,13 @@ def stamp_of(copy: Path) -> dict:
 # %% ../../nbs/tools/01_execution.ipynb #6c30e163
 def stamp(job: NotebookJob, library: str, images: str) -> dict:
     "What a copy made now would be made from. `images`: the digest of the sets that it uses."
-    from sslnb.report import published
+    from sslnb.report import made_public
     stamps = {p.name[:2]: stamp_of(p).get("made from") for p in job.copy.parent.glob("[0-9][0-9]_*.ipynb")
               if not p.name.endswith(".failed.ipynb")}
     needs = {n: json_digest(stamps[n]) for n in job.notebook.needs if n in stamps and n != job.notebook.number}
     source = read_notebook(job.notebook.path).digest  # as it is now: in a long study it may have been edited
     made_from = {"notebook": source, "library": library, "images": images, "needs": needs,
-                 "parameters": json_digest(published(job.parameters))}
+                 "parameters": json_digest(made_public(job.parameters))}
     return made_from | ({"records": records_digest()} if "all" in job.notebook.papers else {})
 
 # %% ../../nbs/tools/01_execution.ipynb #6a2cec1e

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PAPERS', 'ABOUT', 'STANDS_FOR', 'signed', 'short', 'name', 'key', 'origin', 'settings_text', 'own_words',
            'claim_rows', 'interval_marks', 'stands_for', 'matching', 'tables', 'told', 'copies', 'notebook_pages',
-           'sources', 'summary', 'page_html', 'build_page']
+           'sources', 'agreement_rows', 'summary', 'page_html', 'build_page']
 
 # %% ../../nbs/tools/04_page.ipynb #3aa19ce6
 import hashlib, json, math, os, re, warnings
@@ -19,7 +19,7 @@ from jinja2 import Environment, PackageLoader
 
 from .. import report
 from ..core import ROOT, replacing
-from ..report import reports
+from ..report import published, reports
 from .notebook import SCALES, notebooks
 
 # %% ../../nbs/tools/04_page.ipynb #242b0892
@@ -53,7 +53,7 @@ def key(*parts: str) -> str:
     return "n" + hashlib.sha256("\n".join(parts).encode()).hexdigest()[:10]
 
 # %% ../../nbs/tools/04_page.ipynb #38971893
-ABOUT = {"n": "test images", "setting": "setting", "parameters": "parameters of the run", "device": "device",
+ABOUT = {"source": "whose number", "n": "test images", "setting": "setting", "parameters": "parameters of the run", "device": "device",
          "commit": "commit", "versions": "versions", "eval_device": "evaluated on",
          "eval_commit": "evaluated at commit", "eval_versions": "evaluated with"}
 
@@ -110,7 +110,8 @@ def _rows(claim: str, margins: pd.DataFrame) -> list[dict]:
 def _row(claim: str, margins: pd.DataFrame, dataset: str, scale: str, own: str, reading: str) -> dict:
     title = ", ".join(filter(None, [claim, name(dataset), scale, own_words(own), reading]))
     return {"dataset": dataset, "scale": scale, "own": own_words(own), "reading": reading,
-            **report.judge_claim(claim, margins, scale), "parts": _margins(claim, title, margins)}
+            "from": report.whose(margins), **report.judge_claim(claim, margins, scale),
+            "parts": _margins(claim, title, margins)}
 
 # %% ../../nbs/tools/04_page.ipynb #9b0255cd
 def _margins(claim: str, title: str, margins: pd.DataFrame) -> list[dict]:
@@ -334,15 +335,21 @@ def _write(path: Path, text: str):
 # %% ../../nbs/tools/04_page.ipynb #f5882df3
 def sources() -> list[dict]:
     "The files of records: what they hold, from which commits and devices."
-    paths = sorted((reports() / "records").glob("*.csv"))
+    paths = [p for place in (reports(), published()) for p in sorted((place / "records").glob("*.csv"))]
     return [_source(path, t) for path in paths if not (t := report.read_records(path)).empty]
 
 # %% ../../nbs/tools/04_page.ipynb #53a971f7
 def _source(path: Path, t: pd.DataFrame) -> dict:
-    return {"path": path.relative_to(reports()).as_posix(), **{k: t[k][0] for k in ("paper", "dataset", "scale")},
-            "count": len(t), "seeds": t.seed.nunique(), "runs": t.run[t.run != ""].nunique(),
+    place = Path(os.path.relpath(path, reports())).as_posix()
+    return {"path": place, **{k: t[k][0] for k in ("paper", "dataset", "scale")}, "count": len(t), "seeds": t.seed.nunique(), "runs": t.run[t.run != ""].nunique(),
             "commits": sorted(t.commit.unique()), "devices": sorted(t.device.unique()),
             "versions": sorted(t.versions.unique())}
+
+# %% ../../nbs/tools/04_page.ipynb #6e11b001
+def agreement_rows() -> list[dict]:
+    "How your numbers compare with the published ones: a row for each table or figure, set and scale that both have."
+    found = report.against_published()
+    return report.agreement(found).reset_index().to_dict("records") if len(found) else []
 
 # %% ../../nbs/tools/04_page.ipynb #9290325e
 def summary(claims: list[dict]) -> list[dict]:
@@ -370,7 +377,7 @@ def page_html(base: str = "") -> str:
     rows = [r for c in claims for r in c["rows"]]
     return _environment().get_template("page.html.j2").render(
         base=base, papers=PAPERS, claims=claims, tables=tables(), copies=found, figures=_by_notebook(found),
-        sources=files, summary=summary(claims), filters=_filters(files, found),
+        sources=files, summary=summary(claims), agreement=agreement_rows(), filters=_filters(files, found),
         count=sum(f["count"] for f in files), untested=sum(r["verdict"] == "not run" for r in rows),
         versions=sorted({v for f in files for v in f["versions"]}))
 

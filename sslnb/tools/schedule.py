@@ -212,7 +212,7 @@ def _images(jobs: list[NotebookJob]) -> dict[str, str]:
 # %% ../../nbs/tools/02_schedule.ipynb #b66007ac
 def _fix_places():
     "Make the folders that the environment names absolute: a kernel has another current folder."
-    for place in ("SSLNB_DATA", "SSLNB_STORE", "SSLNB_REPORTS", "SSLNB_NOTEBOOKS"):
+    for place in ("SSLNB_DATA", "SSLNB_STORE", "SSLNB_REPORTS", "SSLNB_PUBLISHED", "SSLNB_NOTEBOOKS"):
         if os.environ.get(place): os.environ[place] = os.path.abspath(os.path.expanduser(os.environ[place]))
 
 # %% ../../nbs/tools/02_schedule.ipynb #c48f8e7c
