@@ -5,7 +5,7 @@ VENV  ?= .venv
 BIN   := $(VENV)/bin
 UV    := $(shell command -v uv 2>/dev/null)
 
-.PHONY: setup study test lab docs data export clean-nb
+.PHONY: setup study test test-fast lab docs data export clean-nb
 
 setup: $(VENV)/.ready ## the environment alone
 
@@ -14,6 +14,9 @@ study: $(VENV)/.ready ## every study notebook that is not there and valid, execu
 
 test: $(VENV)/.ready ## exported code is current; notebooks of library and tools; pytest
 	VENV=$(VENV) tests/run.sh
+
+test-fast: $(VENV)/.ready ## the inner loop: no kernel, no browser
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
 
 lab: $(VENV)/.ready
 	$(BIN)/jupyter lab nbs
@@ -24,9 +27,9 @@ docs: $(VENV)/.ready ## the site of all notebooks, with the reference: _docs/htm
 data: $(VENV)/.ready ## unpack the real image sets, where their packs are at hand, into SSLNB_DATA (or data/)
 	$(BIN)/python data/unpack.py $(if $(PACKS),"$(PACKS)")
 
-export: $(VENV)/.ready ## the package from nbs/lib, nbs/tools, nbs/course; the headers of the study notebooks from nbs/studies.yaml
+export: $(VENV)/.ready ## the package from nbs/lib, nbs/tools, nbs/course; headers and README from studies.yaml and records
 	$(BIN)/nbdev_export
-	$(BIN)/python -c "from sslnb.tools.notebook import draw_headers; draw_headers()"
+	$(BIN)/python -c "from sslnb.tools import front, notebook; notebook.draw_headers(); front.draw_front()"
 
 clean-nb: $(VENV)/.ready
 	$(BIN)/nbdev_clean

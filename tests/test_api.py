@@ -55,12 +55,14 @@ def test_import_takes_nothing_along():
     assert done.returncode == 0
 
 
+@pytest.mark.slow
 def test_modules_import_what_they_need_when_they_need_it():
     modules = [f"sslnb.{m}" for m in ("core", "behaviour", "data", "augment", "vit", "models", "losses", "clustering", "embedding",
                                       "logistic", "methods", "attacks")]
     assert imported(*modules) == modules
 
 
+@pytest.mark.slow
 def test_modules_that_train_take_pandas_and_no_more():  # half a second, for the histories
     modules = [f"sslnb.{m}" for m in ("runs", "train", "evaluate", "protocols")]
     assert imported(*modules) == [f"{m} pandas" for m in modules]
@@ -107,6 +109,7 @@ def test_contributing_names_the_files_written_by_hand():
     assert by_hand and all(f"`{name}`" in text for name in by_hand)
 
 
+@pytest.mark.slow
 def test_readme_example_runs_as_it_stands(tmp_path):
     section = (ROOT / "README.md").read_text(encoding="utf-8").split("## From Python")[1].split("\n## ")[0]
     code, = re.findall(r"^```python\n(.*?)^```$", section, re.S | re.M)

@@ -121,6 +121,7 @@ def test_the_records_that_the_rules_name_are_there(committed):
         for metric in metrics.split(", "): assert fnmatch.filter(there, f"{metric}*"), named
 
 
+@pytest.mark.slow
 def test_notebook_10_judges_the_committed_records(committed, tmp_path):
     out = tmp_path / "10.ipynb"
     papermill.execute_notebook(ROOT / "nbs" / "10_claims.ipynb", out, progress_bar=False)

@@ -25,6 +25,8 @@ from sslnb.runs import CorruptFile, Run
 from sslnb.tools import cli, execution, notebook, schedule
 from sslnb.train import TrainConfig, pretrain
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = dict(dataset="digits", method="rotnet", steps=2, batch_size=8, lr=1e-3, encoder="tiny")
 

@@ -13,6 +13,8 @@ import pytest
 import yaml
 from nbformat.v4 import new_code_cell
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[1]
 TEXT = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 SITTING = TEXT.split("## A method in one sitting")[1]

@@ -415,6 +415,7 @@ print(ascii(data.load("zoo", root=sys.argv[1]).classes), data._drawn("shapes", "
 """
 
 
+@pytest.mark.slow
 def test_text_is_utf8_whatever_the_locale(root):
     (root / "zoo" / "classes.txt").write_text("\ufeffant Ameise\nbee Bärchen, Apis\n", "utf-8")
     plain = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0", "PYTHONWARNDEFAULTENCODING": "1",

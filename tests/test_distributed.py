@@ -16,6 +16,8 @@ from sslnb.losses import nt_xent, sup_con
 from sslnb.runs import Run, load_tensors
 from sslnb.train import TrainJob, TrainConfig, Training, _find_or_train, _keep_model, resolve, train_all
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 CONFIG = dict(dataset="shapes", split="test", encoder="tiny", steps=3, batch_size=16, lr=0.02, optimizer="sgd",
               precision="fp32")

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 NEEDED = ("sphinx", "myst_nb", "furo", "sphinx-mathjax-offline")
 missing = [name for name in NEEDED if not importlib.util.find_spec(name)]
-pytestmark = pytest.mark.skipif(bool(missing), reason=f"the site needs {', '.join(missing)}: uv pip install -e '.[docs]'")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(missing), reason=f"the site needs {', '.join(missing)}: uv pip install -e '.[docs]'")]
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def test_every_notebook_module_and_document_has_its_page(site):
     notebooks = [p for p in (ROOT / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts]
     for p in notebooks:
         assert (site / p.relative_to(ROOT).with_suffix(".html")).exists(), p
-    for name in ("index", "docs/index", "data/README", "DATA", "CONTRIBUTING", "CHANGELOG"):
+    for name in ("index", "docs/index", "data/README", "DATA", "docs/scaling", "CONTRIBUTING", "CHANGELOG"):
         assert (site / f"{name}.html").exists(), name
     assert "docs/index.html" in (site / "index.html").read_text("utf-8")
     front = (site / "docs" / "index.html").read_text("utf-8")

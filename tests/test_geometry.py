@@ -110,6 +110,7 @@ print(time.process_time() - start, peak() - before, len(found.eigenvalues))
 """
 
 
+@pytest.mark.slow
 def test_400_models_of_2500_images_take_less_than_10_seconds_of_two_cores_and_1_gib():
     done = subprocess.run([sys.executable, "-c", FULL_SIZE], capture_output=True, encoding="utf-8", env=os.environ.copy())
     seconds, gib, axes = map(float, done.stdout.split())

@@ -5,6 +5,8 @@ from pathlib import Path
 import nbformat
 import papermill
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[1]
 INDEX = ROOT / "nbs" / "index.ipynb"
 

@@ -33,6 +33,8 @@ import numpy as np, torch
 from sslnb import data
 from sslnb.models import features, encoder
 
+pytestmark = pytest.mark.slow
+
 def anonymous():
     return next(int(line.split()[1]) / 1024 for line in open("/proc/self/status") if line.startswith("RssAnon"))
 

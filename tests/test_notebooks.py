@@ -11,6 +11,8 @@ from sslnb.report import records
 from sslnb.tools.notebook import read_notebook
 from test_lab import IN_LAB
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[1]
 STUDY = sorted((ROOT / "nbs").glob("[0-9]*.ipynb"))
 

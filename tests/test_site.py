@@ -17,6 +17,8 @@ from sslnb.report import begin_run, claims, record_all, record_claim, verdicts
 from sslnb.tools import cli
 from sslnb.tools.page import build_page, claim_rows, notebook_pages
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[1]
 VOID = {"meta", "link", "img", "input", "col", "br", "hr"}
 

@@ -12,6 +12,8 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from sslnb.tools.notebook import notebooks
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("snakemake", reason="sweeps need Snakemake: uv pip install -e '.[sweeps]'")
 WORKFLOW = Path(__file__).resolve().parents[1] / "workflow"
 

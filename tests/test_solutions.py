@@ -7,6 +7,8 @@ import pytest
 
 from sslnb.course.exercises import checks_of
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[1]
 SOLUTIONS = sorted((ROOT / "nbs" / "solutions").glob("*.ipynb"))
 STUDY = sorted((ROOT / "nbs").glob("[0-9]*.ipynb"))

@@ -46,6 +46,7 @@ def contents(run):
     return [load_tensors(run.model_file(s))[0] for s in run.config.save_at], run.history
 
 
+@pytest.mark.slow
 def test_killed_twice_ends_bit_identical(run, python, tmp_path):
     for file in (run.state_file, run.model_file(100)):
         p = python(TRAIN, as_json(run))
@@ -65,6 +66,7 @@ def test_killed_twice_ends_bit_identical(run, python, tmp_path):
         assert all(torch.equal(a[k], b[k]) for k in b)
 
 
+@pytest.mark.slow
 def test_two_processes_train_one_run(run, python):
     both = [python(TRAIN, as_json(run)) for _ in range(2)]
     said = sorted(p.communicate()[1].split("simclr on shapes: ")[-1].split(";")[0] for p in both)
