@@ -204,8 +204,10 @@ def records(every: bool = False, **where) -> pd.DataFrame:
     yours, theirs = _all_of(reports(), "yours"), _all_of(published(), "published")
     table = pd.concat([yours, theirs[~_replaced(theirs, yours)]], ignore_index=True) if len(theirs) else yours
     if not every: table = table[table["parameters"] == begun()]
+    where = made_public(where)
+    for column in where.keys() & set(table.columns): table = table[table[column] == where[column]]  # first, since JSON takes long to read
     table = expand_settings(table)
-    for column, value in made_public(where).items():
+    for column, value in where.items():
         table = table[table[column] == value] if column in table else table.iloc[:0]
     return table
 

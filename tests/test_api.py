@@ -164,6 +164,7 @@ def test_wrapped_network_is_fine_tuned_and_loaded(images):
     assert features(sslnb.load_encoder(fine_tuned(mine, images), like=mine), images).shape == (32, 12)
 
 
+@pytest.mark.slow
 def test_pretrained_network_is_fine_tuned_and_loaded(images, tmp_path, monkeypatch):
     theirs(tmp_path, monkeypatch)
     encoder, few = pretrained("resnet18"), images[:2]
@@ -181,6 +182,7 @@ def theirs(tmp_path, monkeypatch):
     return net
 
 
+@pytest.mark.slow
 def test_pretrained_network_is_known_by_name_and_its_state_has_only_its_own_keys(tmp_path, monkeypatch):
     net = theirs(tmp_path, monkeypatch)
     encoder = pretrained("resnet18")

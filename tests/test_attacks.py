@@ -69,6 +69,7 @@ def same(ours, theirs, share=1e-3):
 
 # -- the same as others' ------------------------------------------------------------------------------------------------
 
+@pytest.mark.slow
 @pytest.mark.parametrize("eps", EPS)
 def test_fgsm_is_torchattacks_and_foolboxs(net, x, y, eps):
     ours = fgsm(net, x, y, eps)

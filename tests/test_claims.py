@@ -104,6 +104,7 @@ def committed(tmp_path):
     shutil.copytree(COMMITTED, tmp_path / "published")
 
 
+@pytest.mark.slow
 def test_committed_margins_follow_the_rules_and_miss_no_part(committed):
     margins = report.records(metric="margin")
     assert set(margins["item"]) == set(CLAIMS.index)
@@ -112,6 +113,7 @@ def test_committed_margins_follow_the_rules_and_miss_no_part(committed):
     assert not report.verdicts(list(CLAIMS.index)).margin.str.contains("not there").any()
 
 
+@pytest.mark.slow
 def test_the_records_that_the_rules_name_are_there(committed):
     table = report.records()
     for named in report.rules().records.unique():

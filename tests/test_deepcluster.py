@@ -25,6 +25,7 @@ CONFIG = TrainConfig(dataset="digits", method="deepcluster", encoder="small-alex
 def some(): return data.load("digits").at_most(100)  # six steps an epoch
 
 
+@pytest.mark.slow
 def test_interrupted_within_an_epoch_goes_on_with_the_same_clusters(some, tmp_path, stop_at):
     job = TrainJob(*resolve(CONFIG, CPU, some))
     straight, = train_all([job], CPU, store=tmp_path / "straight")

@@ -111,6 +111,7 @@ def test_order_of_the_images_matters(x):
     assert cka(x, shuffled) < 0.5 and procrustes(x, shuffled) > 0.5 and overlap(x, shuffled, 10) < 0.1
 
 
+@pytest.mark.slow
 def test_maps_from_one_start_can_be_compared():
     draw = torch.Generator().manual_seed(4)
     groups = 4 * torch.randn(6, D, generator=draw).repeat(25, 1)

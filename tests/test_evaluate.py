@@ -72,6 +72,7 @@ def test_features_belong_to_the_code_that_reads_them(run, sets, monkeypatch):
     assert evaluate.tune_run(run, *sets, epochs=1)["weight"].shape == (10, 5) != first["weight"].shape
 
 
+@pytest.mark.slow
 def test_every_setting_is_part_of_the_key(run, sets):
     def stored(): return len(list((runs.store_folder() / "results").iterdir()))
     first = evaluate.evaluate_run(run, 2, *sets, **quick)

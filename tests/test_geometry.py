@@ -342,6 +342,7 @@ def full_hessian(net, images):
     return torch.func.jacrev(torch.func.jacrev(of))(torch.cat([w.flatten() for w in weights]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", [25, 500])
 def test_hessian_is_the_full_one(net, images, part):
     full, h = full_hessian(net, images), Hessian(net, images)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import nbformat
 import papermill
+import pytest
 
 pytestmark = pytest.mark.slow
 

@@ -3,6 +3,8 @@ import json
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 TRAIN = """
 import json, resource, sys
 import numpy as np, torch
@@ -32,8 +34,6 @@ import json, sys
 import numpy as np, torch
 from sslnb import data
 from sslnb.models import features, encoder
-
-pytestmark = pytest.mark.slow
 
 def anonymous():
     return next(int(line.split()[1]) / 1024 for line in open("/proc/self/status") if line.startswith("RssAnon"))

@@ -56,6 +56,7 @@ def sklearns(x, y, C):
     return w, b - mean @ w
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("problem", [digits, separable, overlapping])
 def test_same_minimum_as_scikit_learn(problem):
     x, y = problem()
@@ -79,6 +80,7 @@ def drawn(n):
     return x * torch.logspace(0, -1.5, 24), y
 
 
+@pytest.mark.slow
 def test_objective_and_accuracy_at_all_45():
     x, y = drawn(4500)
     x, y, x_test, y_test = x[:500], y[:500], x[500:], y[500:]
@@ -101,6 +103,7 @@ def test_gradient_is_zero_at_the_solution(problem):
         assert all(g.abs().max() < 1e-5 for g in grads)
 
 
+@pytest.mark.slow
 def test_a_batch_finds_what_each_finds_alone():
     x, y = digits()
     together = fit(x, y, ALL)
@@ -241,6 +244,7 @@ def test_labels_probe_gives_each_label_its_own_c():
     assert average_precision(probe.scores, y[450:]).mean() > 0.6
 
 
+@pytest.mark.slow
 def test_the_probe_chooses_by_what_is_reported():
     x, y = drawn(900)
     rare = (y > 1) | (torch.arange(900) % 9 == 0)  # a ninth of two of the eight classes

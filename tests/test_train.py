@@ -75,6 +75,7 @@ def test_two_processes_train_one_run(run, python):
     run.verify()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["state", "encoder"])
 def test_damaged_checkpoint_is_discarded_and_redone(damage, stop_at):
     config = replace(CONFIG, steps=30, save_at=(10,))
@@ -98,6 +99,7 @@ def test_a_finished_run_that_was_damaged_is_an_error_to_read_and_is_redone(run):
     run.verify()
 
 
+@pytest.mark.slow
 def test_interrupted_fine_tuning_ends_bit_identical(tmp_path, stop_at):
     start = load_encoder(pretrain(replace(CONFIG, steps=10, save_at=())), device=CPU)
     job = evaluate.fine_tuning(start, data.load("shapes"), 0.05, epochs=4, keep=(0, 2))
@@ -159,6 +161,7 @@ def test_weights_that_exploded_under_a_finite_loss_are_no_finished_run(monkeypat
     with pytest.raises(Diverged, match="running_var is not finite after step 10"): pretrain(register(monkeypatch, Mine))
 
 
+@pytest.mark.slow
 def test_a_state_of_a_method_with_other_buffers_is_begun_again(monkeypatch, stop_at):
     class Mine(SupCE):
         def __init__(self, encoder, images, *, width: int = 2):
