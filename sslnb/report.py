@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['KEY', 'TRAINED', 'EVALUATED', 'COLUMNS', 'SEEDS', 'UNITS', 'TOY_SCALES', 'OF_A_MACHINE', 'public', 'made_public',
            'slug', 'copies_folder', 'reports', 'published', 'begin_run', 'begun', 'record', 'record_all',
-           'read_records', 'records', 'expand_settings', 'interval', 'paired_interval', 'evidence', 'verdict',
-           'mean_sd', 'reach', 'margins', 'claims', 'rules', 'part_name', 'reading_of', 'rules_for', 'rule',
+           'read_records', 'records', 'expand_settings', 'interval', 'paired_interval', 'evidence', 'verdict', 'told',
+           'compared', 'mean_sd', 'reach', 'margins', 'claims', 'rules', 'part_name', 'reading_of', 'rules_for', 'rule',
            'detectable', 'record_claim', 'known_margins', 'judge_part', 'missing_parts', 'judge_claim', 'whose',
            'verdicts', 'reported', 'number_verdict', 'compare', 'against_published', 'agreement']
 
@@ -240,6 +240,20 @@ def verdict(points: str, scale: str) -> str:
     "The verdict on a claim for which the `evidence` at `scale` points that way."
     if scale in TOY_SCALES: return "toy"
     return {"for": "reproduced", "against": "not reproduced", "unclear": "inconclusive"}[points]
+
+# %% ../nbs/lib/report.ipynb #6e11d002
+def told(differences, above: str = "ahead", below: str = "behind") -> str:
+    "The mean of differences (one a seed) with its 95 % interval, and `above`, `below` or undecided."
+    mean, low, high = interval(differences)
+    word = {"for": above, "against": below, "unclear": "undecided"}[evidence(low, high)]
+    return f"{mean:+z.3f} [{low:+z.3f}, {high:+z.3f}], {word}".replace("inf", "∞")
+
+def compared(a: str, b: str, of: tuple[float, float, float]) -> str:
+    "Which of two is above the other, in words and points, by mean and 95 % limits of a − b as fractions (`interval`)."
+    (mean, low, high), points = of, evidence(*of[1:])
+    if points == "against": a, b, mean, low, high = b, a, -mean, -high, -low
+    by = f"{100 * mean:+z.1f} points [{100 * low:+z.1f}, {100 * high:+z.1f}]".replace("inf", "∞")
+    return f"{a} − {b} is undecided: {by}" if points == "unclear" else f"**{a}** is above {b} by {by}"
 
 # %% ../nbs/lib/report.ipynb #2c7e2f14
 def mean_sd(table: pd.DataFrame, rows: list[str], column: str) -> pd.DataFrame:
