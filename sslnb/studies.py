@@ -14,6 +14,8 @@ import yaml
 # %% ../nbs/lib/studies.ipynb #5d1c0a05
 class About(NamedTuple):
     "What is declared of one study notebook."
+    question: str = ""               # that it answers
+    section: str = ""                # of which paper (Markdown)
     papers: list[str] = []           # keys of data/claims.csv; or `all`
     claims: list[str] = []
     needs: list[str] = []            # numbers of the notebooks that run first: it takes networks or records from them
@@ -40,8 +42,9 @@ def _about(where: str, number, said) -> About:
 
 def _check(where: str, name: str, value):
     if name not in About._fields: raise ValueError(f"{where}: {name} means nothing; there are: {', '.join(About._fields)}")
+    usual = About._field_defaults[name]
     words = isinstance(value, list) and all(isinstance(v, str) for v in value)
     amounts = isinstance(value, dict) and all(isinstance(v, (int, float)) and v > 0 for v in value.values())
-    if isinstance(About._field_defaults[name], list):
-        if not words: raise ValueError(f"{where}: {name} is a list of words in quotes, not {value!r}")
-    elif not amounts: raise ValueError(f"{where}: {name} is a number for each scale, not {value!r}")
+    if isinstance(usual, list) and not words: raise ValueError(f"{where}: {name} is a list of words in quotes, not {value!r}")
+    if isinstance(usual, dict) and not amounts: raise ValueError(f"{where}: {name} is a number for each scale, not {value!r}")
+    if isinstance(usual, str) and not isinstance(value, str): raise ValueError(f"{where}: {name} is a text, not {value!r}")
