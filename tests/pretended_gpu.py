@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch._functorch import eager_transforms, vmap
 from torch.nn import Parameter
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_leaves
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 CPUGenerator = torch.Generator

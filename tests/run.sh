@@ -12,6 +12,7 @@ if ! diff <(echo "$before") <(sources); then
     echo "make export clean-nb changes the files above: run it and commit what it changes" >&2
     exit 1
 fi
+$BIN/ruff check -q .
 # Two at a time, each with its share of the cores: most of a test is starting things. (Three on two cores took longer.)
 cores=$(nproc)
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(( cores > 1 ? cores / 2 : 1 ))}

@@ -16,7 +16,7 @@ import sslnb
 from sslnb import attacks, data, models
 from sslnb.behaviour import behaviour_of, plain
 from sslnb.core import SettingError
-from sslnb.models import IMAGENET, Normalize, fast_precision, features, frozen, make_encoder, pretrained, wrap
+from sslnb.models import IMAGENET, Normalize, fast_precision, features, make_encoder, pretrained, wrap
 
 ROOT = Path(__file__).resolve().parents[1]
 HEAVY = {"torchvision", "sklearn", "scipy", "pandas", "matplotlib", "IPython", "sympy", "torch._dynamo"}

@@ -1,4 +1,4 @@
-"Attacks against torchattacks and foolbox, and everything that must not happen (closed forms: nbs/lib/attacks.ipynb)."
+"Attacks against torchattacks and foolbox, and everything that must not happen (closed forms: nbs/lib/18_attacks.ipynb)."
 import warnings
 from dataclasses import replace
 
@@ -10,7 +10,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from sslnb import attacks, data
-from sslnb.attacks import fgsm, fgsm_normalized, images_at_once, noise, pgd, true_float32, under_attack
+from sslnb.attacks import fgsm, fgsm_normalized, images_at_once, noise, pgd, under_attack
 from sslnb.augment import to_float
 from sslnb.behaviour import behaviour_of
 from sslnb.core import SettingError, rng
@@ -36,7 +36,7 @@ def trained():
     images = data.load("shapes")[:2000]
     net = nn.Sequential(e := encoder("tiny", images), nn.Linear(e.dim, images.n_classes))
     optimizer = torch.optim.AdamW(net.parameters(), 3e-3)
-    for step in range(100):
+    for _step in range(100):
         some = images[torch.randint(2000, (64,))]
         optimizer.zero_grad()
         F.cross_entropy(net(to_float(some.pixels)), some.labels).backward()

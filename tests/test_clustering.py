@@ -1,4 +1,4 @@
-"Clustering against scikit-learn, in blocks and on bad input (closed forms and pictures: nbs/lib/clustering.ipynb)."
+"Clustering against scikit-learn, in blocks and on bad input (closed forms and pictures: nbs/lib/09_clustering.ipynb)."
 import numpy as np
 import pytest
 import torch

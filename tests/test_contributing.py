@@ -40,7 +40,8 @@ def apply(diff, nb):
 
 def follow(name, folder):
     "The notebook in `folder` with the cells and changes that the text gives it; what is to run, to test them."
-    text, path = part(f"nbs/lib/{name}.ipynb"), folder / "nbs" / "lib" / f"{name}.ipynb"
+    path, = (folder / "nbs" / "lib").glob(f"*_{name}.ipynb")
+    text = part(f"nbs/lib/{path.name}")
     nb, added = nbformat.read(path, as_version=4), [new_code_cell(b.rstrip()) for b in blocks(text, "python")]
     assert added
     for diff in blocks(text, "diff"): apply(diff, nb)
@@ -67,7 +68,7 @@ def test_commands_exist():
     targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text("utf-8"), re.M))
     named = {word for command in re.findall(r"(?:^|`)make ([\w -]+?)(?=\s*#|`|$)", TEXT, re.M) for word in command.split()}
     assert {"setup", "export", "test"} <= named <= targets
-    paths = set(re.findall(r"(?:nbs|tests)/[\w/]+\.(?:ipynb|py)", TEXT)) - {"nbs/lib/X.ipynb", "nbs/tools/00_X.ipynb"}
+    paths = set(re.findall(r"(?:nbs|tests)/[\w/]+\.(?:ipynb|py)", TEXT)) - {"nbs/lib/00_X.ipynb", "nbs/tools/00_X.ipynb"}
     for path in paths: assert (ROOT / path).exists(), path
 
 
@@ -98,9 +99,9 @@ numpy.savez({str(tmp_path / "out.npz")!r}, z1=z1, z2=z2, value=barlow_twins(z1, 
 
 
 def test_stale_text_is_noticed(copy):
-    nb = nbformat.read(copy / "nbs" / "lib" / "methods.ipynb", as_version=4)
+    nb = nbformat.read(copy / "nbs" / "lib" / "12_methods.ipynb", as_version=4)
     for cell in nb.cells: cell.source = cell.source.replace('"simclic": SimCLIC', '"simclique": SimCLIC')
-    nbformat.write(nb, copy / "nbs" / "lib" / "methods.ipynb")
+    nbformat.write(nb, copy / "nbs" / "lib" / "12_methods.ipynb")
     with pytest.raises(AssertionError, match="a line that is not there"): follow("methods", copy)
 
 

@@ -75,7 +75,7 @@ def test_docstrings_are_plain_text_with_code_in_backticks(site):
 
 
 def test_notebooks_show_outputs_and_mathematics_without_directives(site):
-    page = (site / "nbs" / "lib" / "losses.html").read_text("utf-8")
+    page = (site / "nbs" / "lib" / "08_losses.html").read_text("utf-8")
     assert 'class="math notranslate nohighlight"' in page and "tex-chtml.js" in page and r"\mathcal L" in page
     assert (site / "_static" / "mathjax" / "tex-chtml.js").exists()
     assert list((site / "_static" / "mathjax").rglob("*.woff"))

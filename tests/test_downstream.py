@@ -74,7 +74,7 @@ def caltech101(made):
 def cars(made):
     names, base = ["AM General Hummer SUV 2000", "Acura RL Sedan 2012", "Acura TL Sedan 2012"], "stanford_cars"
     rows = {"train": [], "test": []}
-    for split, c, i in each(rows):
+    for split, c, _i in each(rows):
         file = f"{len(rows[split]) + 1:05d}.jpg"
         made.paint(f"{base}/cars_{split}/{file}", c, split)
         rows[split].append((file, np.uint8(c + 1), np.uint8(9)))
@@ -97,7 +97,7 @@ def dtd(made):
 
 
 def flowers(made):
-    for split, c, i in each(("train", "val", "test"), 2, classes=(0, 50, 101)):
+    for split, c, _i in each(("train", "val", "test"), 2, classes=(0, 50, 101)):
         made.paint(f"flowers-102/jpg/image_{len(made.files) + 1:05d}.jpg", c, split)
     ids = {key: np.array(made.splits[split]) + 1 for key, split in (("trnid", "train"), ("valid", "val"), ("tstid", "test"))}
     savemat(made.root / "flowers-102" / "setid.mat", ids)

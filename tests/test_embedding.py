@@ -1,4 +1,4 @@
-"Measures of embeddings against scipy's and scikit-learn's, and at their edges (their own checks: nbs/lib/embedding.ipynb)."
+"Measures of embeddings against scipy's and scikit-learn's, and at their edges (their own checks: nbs/lib/10_embedding.ipynb)."
 import math
 import re
 

@@ -1,4 +1,4 @@
-"Evaluations: to whom a stored result belongs, the papers' numbers, what cannot be evaluated (more: nbs/lib/evaluate.ipynb)."
+"Evaluations: to whom a stored result belongs, the papers' numbers, what cannot be evaluated (more: nbs/lib/17_evaluate.ipynb)."
 import dataclasses
 import math
 from functools import partial

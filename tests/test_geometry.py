@@ -1,4 +1,4 @@
-"The geometry of predictions and of weights against scipy's minimiser, full matrices and closed forms (more: nbs/lib/geometry.ipynb)."
+"The geometry of predictions and of weights against scipy's minimiser, full matrices and closed forms (more: nbs/lib/19_geometry.ipynb)."
 import copy
 import math
 import os

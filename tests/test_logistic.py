@@ -1,4 +1,4 @@
-"Logistic regression against scikit-learn's and closed forms (its own checks: nbs/lib/logistic.ipynb)."
+"Logistic regression against scikit-learn's and closed forms (its own checks: nbs/lib/16_logistic.ipynb)."
 import warnings
 
 import pytest

@@ -1,4 +1,4 @@
-"Losses against other people's implementations (their own checks are beside them, in nbs/lib/losses.ipynb)."
+"Losses against other people's implementations (their own checks are beside them, in nbs/lib/08_losses.ipynb)."
 import pytest
 import torch
 from lightly.loss import NTXentLoss

@@ -1,4 +1,4 @@
-"LARS against another implementation, and stored in the middle of a training (its own checks: nbs/lib/optim.ipynb)."
+"LARS against another implementation, and stored in the middle of a training (its own checks: nbs/lib/13_optim.ipynb)."
 import copy
 
 import pytest

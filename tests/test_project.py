@@ -1,6 +1,9 @@
 "The project as a whole: one truth for settings, notebooks that can be shown."
 import ast
 import configparser
+import csv
+import importlib
+import io
 import re
 import tomllib
 from pathlib import Path
@@ -8,6 +11,8 @@ from pathlib import Path
 import nbformat
 import pytest
 from papermill.translators import PythonTranslator
+
+from sslnb.tools import front, notebook
 
 ROOT = Path(__file__).resolve().parents[1]
 STUDY = sorted((ROOT / "nbs").glob("[0-9]*.ipynb"))
@@ -48,8 +53,18 @@ def test_one_library_notebook_per_module():
         exported = {p: re.search(r"#\| default_exp ([\w.]+)", p.read_text("utf-8"))[1] for p in WINGS[wing]}
         assert modules == {name.removeprefix(f"{wing}.") for name in exported.values()}
         for path, name in exported.items():
-            usual = {"lib": path.stem, "tools": f"tools.{path.stem[3:]}", "course": f"course.checks_{path.name[:2]}"}[wing]
+            usual = {"lib": path.stem[3:], "tools": f"tools.{path.stem[3:]}", "course": f"course.checks_{path.name[:2]}"}[wing]
             assert name == usual.replace("checks_00", "exercises")
+
+
+def test_a_module_imports_only_from_those_before_it():
+    order = [p.stem[3:] for p in WINGS["lib"]]
+    assert [p.stem[:2] for p in WINGS["lib"]] == [f"{i:02d}" for i in range(len(order))]
+    for k, name in enumerate(order):
+        tree = ast.parse((ROOT / "sslnb" / f"{name}.py").read_text("utf-8"))
+        within = [n for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.level == 1]
+        used = {n.module for n in within if n.module} | {a.name for n in within if not n.module for a in n.names}
+        assert used & set(order) <= set(order[:k]), name
 
 
 def test_checks_are_in_a_notebook_named_like_that_of_the_exercises():
@@ -99,6 +114,30 @@ def test_study_notebook_follows_the_template(path):
     for part in ("You will learn", "Predict", "Verdict", "Summary", "Questions", "Exercises"): assert part.lower() in text.lower(), part
 
 
+PROTOCOL = {  # decimals that belong to a paper's protocol, to a rule or to arithmetic, and are not in reported.csv
+    "0.0125", "0.02", "1.85", "0.275", "18.5", "2.5", "1.2", "4.3", "1.96"}
+
+
+def decimals(markdown):
+    "The decimal numbers in prose: not in code, formulas or links, and no numbers of exercises."
+    text = re.sub(r"```.*?```|`[^`]*`|\$\$.*?\$\$|\$[^$]*\$|\]\([^)]*\)|\b\d\d\.\d\b(?!\d)", "", markdown, flags=re.DOTALL)
+    return {f"{float(x):g}" for x in re.findall(r"(?<![\w.§/])\d*\.\d+(?![\w.]*\d)", text)}
+
+
+@pytest.mark.parametrize("path", STUDY, ids=lambda p: p.name)
+def test_no_measured_number_is_typed_into_prose(path):
+    printed = [float(row["value"]) for row in csv.DictReader(io.StringIO((ROOT / "data" / "reported.csv").read_text("utf-8")))]
+    known = {f"{round(v / k, d):g}" for v in printed for k in (1, 100) for d in (1, 2, 3, 4)} | {f"{float(x):g}" for x in PROTOCOL}
+    cells = [c for c in nbformat.read(path, as_version=4).cells if c.cell_type == "markdown" and c.id != "header"]
+    typed = {c.id: found for c in cells if (found := decimals(c.source) - known)}
+    assert not typed, "let code make the sentence: study.say(...)"
+    assert not [c.id for c in cells if re.search(r"committed (quick )?runs?\b|in the quick runs", c.source)]
+
+
+def test_a_typed_number_is_found():
+    assert decimals("SimCLR has .31 here, and 0.84 `0.5` $0.07$ (exercise 04.2), 14.5 %") == {"0.31", "0.84", "14.5"}
+
+
 def unsaid(tree):
     "The calls that read or write text without saying its encoding, and the word that gives them away."
     for node in ast.walk(tree):
@@ -136,3 +175,21 @@ def test_two_modules_do_not_have_one_public_name():
                     if isinstance(n, ast.Assign) and getattr(n.targets[0], "id", "") == "__all__"]
         for name in (e.value for n in exported for e in n.elts): names.setdefault(name, []).append(path.stem)
     assert not {name: modules for name, modules in names.items() if len(modules) > 1}
+
+
+def test_what_is_drawn_is_as_it_would_be_drawn_now(monkeypatch):
+    monkeypatch.delenv("SSLNB_PUBLISHED")
+    readme = (ROOT / "README.md").read_text("utf-8")
+    assert front.with_results(readme) == readme, "make export"
+    cells = {(p, c.id): c.source for p in (*STUDY, ROOT / "nbs" / "index.ipynb") for c in nbformat.read(p, as_version=4).cells}
+    assert cells[ROOT / "nbs" / "index.ipynb", "map"] == notebook.study_map()
+    for nb in notebook.notebooks(): assert cells[nb.path, "header"] == notebook.header(nb)
+
+
+def test_every_name_on_the_way_to_a_verdict_is_there():
+    way = (ROOT / "README.md").read_text("utf-8").split("## From `load` to a verdict")[1].split("```")[1]
+    named = re.findall(r"^ *(\w+)\.(\w+)\(", way, re.MULTILINE)
+    assert len(named) == 9
+    for module, name in named:
+        module = importlib.import_module(f"sslnb.{module}")
+        assert hasattr(module, name) or hasattr(module.Study, name), name

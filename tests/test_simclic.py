@@ -46,7 +46,7 @@ def test_heads_and_loss_are_those_of_lightly(some):
 def test_history_is_that_of_the_same_image_one_epoch_ago(some):
     training = Training(*resolve(CONFIG, CPU, some), CPU)
     method, remembered, steps = training.method, {}, 8
-    for step in range(steps):
+    for _step in range(steps):
         def watch(z, u, index, perturb=method.perturb):
             target = perturb(z, u, index)
             for i, place in enumerate(index.tolist()):

@@ -1,4 +1,4 @@
-"The masked autoencoder's parts against lightly's and torchvision's (their own checks are in nbs/lib/vit.ipynb)."
+"The masked autoencoder's parts against lightly's and torchvision's (their own checks are in nbs/lib/06_vit.ipynb)."
 import pytest
 import torch
 from lightly.models import utils

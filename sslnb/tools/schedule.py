@@ -194,7 +194,7 @@ def stop(running: dict[Future, NotebookJob]):
     while not all(f.done() for f in running):
         for child in psutil.Process().children(): child.kill()
         wait(running, timeout=0.5)
-    for job in running.values(): failed_copy(job.copy).unlink(missing_ok=True)
+    for ended in running.values(): failed_copy(ended.copy).unlink(missing_ok=True)
 
 # %% ../../nbs/tools/02_schedule.ipynb #f5f61b86
 def _images(jobs: list[NotebookJob]) -> dict[str, str]:

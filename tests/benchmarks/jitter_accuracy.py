@@ -13,7 +13,7 @@ import time
 import torch
 import torch.nn.functional as F
 
-from sslnb import augment, data, evaluate, methods
+from sslnb import augment, data, evaluate
 from sslnb.core import best_device
 from sslnb.runs import provenance
 from sslnb.train import TrainConfig, Training, resolve
