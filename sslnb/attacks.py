@@ -52,6 +52,7 @@ def _numbers(name, value, x):
     if v.ndim > 1 or not v.numel(): raise SettingError(f"{name} = {value}: must be a number or a list of numbers")
     return v.view(-1, 1, 1, 1, 1) if v.ndim else v
 
+# %% ../nbs/lib/18_attacks.ipynb #1151a19b
 def _radii(eps, x):
     "`eps` as `_numbers`, all in [0,1]."
     r = _numbers("eps", eps, x)
@@ -63,6 +64,7 @@ def check_count(name: str, n: int):
     "`SettingError` unless `n`, the value of the setting `name`, is a whole number from 1."
     if not isinstance(n, Integral) or n < 1: raise SettingError(f"{name} = {n}: must be at least 1, and a whole number")
 
+# %% ../nbs/lib/18_attacks.ipynb #53116b56
 def _check_images(x):
     "Stop at images that are no N×C×H×W floats in [0,1]."
     if not x.is_floating_point(): raise SettingError(f"images are {x.dtype}, not floats in [0,1]: use augment.to_float")
@@ -71,11 +73,13 @@ def _check_images(x):
     if not 0 <= low <= high <= 1:
         raise SettingError(f"images go from {low:g} to {high:g}: must be in [0,1], normalisation is the model's part")
 
+# %% ../nbs/lib/18_attacks.ipynb #80501f59
 def _check_labels(y, n_classes, what, error=SettingError):
     "Stop at the first label that is not one of the model's classes."
     bad = ((y < 0) | (y >= n_classes)).nonzero().flatten()
     if len(bad): raise error(f"{what}[{bad[0]}] is {y[bad[0]]}: the model knows classes 0 to {n_classes - 1}")
 
+# %% ../nbs/lib/18_attacks.ipynb #9fd76a9b
 @torch.no_grad()
 def _n_classes(model, x):
     "How many classes `model` tells apart; stop if it does not give N×C."
@@ -86,6 +90,7 @@ def _n_classes(model, x):
     if not scores.isfinite().all(): raise SettingError("the model gives NaN or infinity: its training has failed")
     return shape[1]
 
+# %% ../nbs/lib/18_attacks.ipynb #9ca84603
 def _check(model, x, y):
     "Stop at images, labels or a (frozen) model that cannot be attacked."
     _check_images(x)
@@ -102,6 +107,7 @@ def _ascent(model, x, y):
         gradient, = torch.autograd.grad(F.cross_entropy(scores, y.long(), reduction="sum"), x)
     return gradient.sign(), scores.argmax(1) != y
 
+# %% ../nbs/lib/18_attacks.ipynb #4a2a1ec9
 @version(1)
 def fgsm(model: nn.Module, x: Tensor, y: Tensor, eps: float | Sequence[float]) -> Tensor:
     """The images `x` (N C H W, in [0,1]) moved by `eps` along the signs of the loss's gradient, clamped to [0,1]
@@ -128,6 +134,7 @@ def noise(x: Tensor, eps: float | Sequence[float], generator: torch.Generator | 
     _check_images(x)
     return (x + _radii(eps, x) * _directions(x, 1, generator)[:, 0].sign()).clamp(0, 1)
 
+# %% ../nbs/lib/18_attacks.ipynb #b6e1529d
 def _directions(x, n, generator):
     "`n` times numbers from −1 to 1 for each image of `x`: N×`n`×C×H×W. `generator` draws a seed for each image."
     at = generator.device if generator else "cpu"
@@ -147,12 +154,14 @@ def _pgd_steps(model, at, x, y, radius, alpha, steps, stop_early):
         at[going] = (at[going] + alpha[going] * sign).clamp(low[going], high[going])
     return at
 
+# %% ../nbs/lib/18_attacks.ipynb #7937c7c6
 @torch.no_grad()
 def _loss_or_wrong(model, x, y):
     "The loss of every image; infinite where `model` is wrong."
     scores = model(x)
     return F.cross_entropy(scores, y, reduction="none").masked_fill(scores.argmax(1) != y, torch.inf)
 
+# %% ../nbs/lib/18_attacks.ipynb #080fa3d4
 def _check_steps(radii, alpha, steps, random_start, restarts):
     "Stop at step sizes and counts that make no attack."
     if alpha.ndim and alpha.shape != radii.shape:
@@ -163,6 +172,7 @@ def _check_steps(radii, alpha, steps, random_start, restarts):
     check_count("restarts", restarts)
     if restarts > 1 and not random_start: raise SettingError(f"{restarts} restarts need random_start: all would be equal")
 
+# %% ../nbs/lib/18_attacks.ipynb #b635f15f
 @version(1)
 def pgd(model: nn.Module, x: Tensor, y: Tensor, eps: float | Sequence[float], alpha: float | Sequence[float], steps: int,
         random_start: bool = True, restarts: int = 1, generator: torch.Generator | None = None,
@@ -198,6 +208,7 @@ class _Weighed(TorchDispatchMode):
         self.bytes += sum(t.nbytes for t in tree_leaves(out) if isinstance(t, Tensor))
         return out
 
+# %% ../nbs/lib/18_attacks.ipynb #ac319ebe
 def images_at_once(model: nn.Module, x: Tensor, on_cpu: int, copies: int) -> int:
     """How many images like the first of `x` (N C H W, on the model's device) `model` takes at once: `on_cpu`; on a GPU
     so many that `copies` of all their activations fill half of the free memory."""
@@ -224,12 +235,14 @@ class AttackResult(NamedTuple):
         "The share of images at which the model is right, E."
         return self.correct.float().mean(1)
 
+# %% ../nbs/lib/18_attacks.ipynb #58218f39
 @torch.no_grad()
 def _predictions(model, x):
     "Class and confidence of images E×N×C×H×W: each E×N."
     with frozen(model), true_float32(x.device): best = model(x.flatten(0, 1)).float().softmax(1).max(1)
     return best.indices.view(x.shape[:2]).cpu(), best.values.view(x.shape[:2]).cpu()
 
+# %% ../nbs/lib/18_attacks.ipynb #6b9dcee8
 @version(1)
 def under_attack(model: nn.Module, images: Images, eps: Sequence[float], attack: Callable,
                  batch_size: int | None = None, **options) -> AttackResult:

@@ -24,6 +24,7 @@ def to_float(x: Tensor) -> Tensor:
     "uint8 images to float images in [0,1]; float images are returned as they are."
     return x.float().div_(255) if x.dtype == torch.uint8 else x
 
+# %% ../nbs/lib/05_augment.ipynb #105de5c0
 def _uniform(shape, low: float, high: float, generator: Generator) -> Tensor:
     return torch.rand(shape, generator=generator, device=generator.device) * (high - low) + low
 
@@ -40,6 +41,7 @@ def random_boxes(n: int, scale, ratio, generator: Generator) -> Tensor:
     size = torch.where(fits.any(1, keepdim=True), size, torch.ones_like(size))
     return torch.cat([size / 2 + (1 - size) * _uniform((n, 2), 0, 1, generator), size], 1)
 
+# %% ../nbs/lib/05_augment.ipynb #f2c4cadf
 def shift_boxes(shifts: Tensor, size: tuple[int, int]) -> Tensor:
     "N×4 boxes that move images of `size` (H, W) by `shifts` (N×2: whole pixels to the left and up)."
     moved = torch.stack([shifts[:, 0] / size[1], shifts[:, 1] / size[0]], 1)
@@ -65,6 +67,7 @@ def luma(x: Tensor) -> Tensor:
     r, g, b = x.split(1, 1)
     return (r * LUMA[0]).add_(g, alpha=LUMA[1]).add_(b, alpha=LUMA[2])
 
+# %% ../nbs/lib/05_augment.ipynb #732faeab
 def blend_(x: Tensor, image: Tensor, grey: Tensor, mean: Tensor) -> Tensor:
     """`x` (N C H W, C 3 or 1) becomes image·x + grey·luma + mean·(mean luma), clamped to [0,1]. Each weight has one value per image
     (N 1 1 1). In place: new memory would cost more than the arithmetic."""
@@ -172,6 +175,7 @@ class Drawn(NamedTuple):
         "Those of some views: `rows` is a slice, or indices."
         return Drawn(*(v if v is None else v[rows] for v in self))
 
+# %% ../nbs/lib/05_augment.ipynb #b72d0d6c
 def _check(a: Augment):
     if a.pad and a.crops: raise SettingError("Augment: choose either `pad` or `scale`, not both")
     for name in ("scale", "ratio"):
@@ -183,6 +187,7 @@ def _draw_moves(a: Augment, n: int, g: Generator) -> dict[str, Tensor]:
     else: where = {"boxes": random_boxes(n, a.scale, a.ratio, g)}
     return where | {"flip": _uniform(n, 0, 1, g) < a.flip}
 
+# %% ../nbs/lib/05_augment.ipynb #665cb322
 def _draw_colours(a: Augment, n: int, g: Generator) -> dict[str, Tensor]:
     factors = [_uniform(n, max(0, 1 - v), 1 + v, g) for v in (a.brightness, a.contrast, a.saturation)]
     factors.append(_uniform(n, -a.hue, a.hue, g))
@@ -191,6 +196,7 @@ def _draw_colours(a: Augment, n: int, g: Generator) -> dict[str, Tensor]:
     factors = torch.stack([torch.where(keep, same, f) for same, f in zip((1, 1, 1, 0), factors)], 1)
     return {"factors": factors, "order": order, "grey": _uniform(n, 0, 1, g) < a.grey}
 
+# %% ../nbs/lib/05_augment.ipynb #52cbe6e8
 @version(1)
 def draw_numbers(recipe: Augment, n: int, generator: Generator) -> Drawn:
     "All random numbers of `n` views, on the device of `generator`. `SettingError`: a recipe that contradicts itself."
@@ -200,6 +206,7 @@ def draw_numbers(recipe: Augment, n: int, generator: Generator) -> Drawn:
     if recipe.blur: found |= {"blurred": _uniform(n, 0, 1, generator) < recipe.blur, "sigma": _uniform(n, 0.1, 2, generator)}
     return Drawn(**found)
 
+# %% ../nbs/lib/05_augment.ipynb #41a24d92
 def _recolour(x: Tensor, recipe: Augment, drawn: Drawn) -> Tensor:
     if x.shape[1] not in (1, 3):
         raise SettingError(f"images of {x.shape[1]} channels have no colours to change: use a recipe without jitter and grey")
@@ -210,6 +217,7 @@ def _recolour(x: Tensor, recipe: Augment, drawn: Drawn) -> Tensor:
     y = luma(x).mul_(grey)
     return x.mul_(1 - grey).add_(y)
 
+# %% ../nbs/lib/05_augment.ipynb #0e1f7aa6
 @version(2)  # 1: colours by one matrix per image, clamped once
 def apply_views(x: Tensor, recipe: Augment, drawn: Drawn) -> Tensor:
     """The views of images `x` (uint8, or float in [0,1]; N C H W) that the N rows of `drawn` make: float, in [0,1], same size, same
@@ -222,6 +230,7 @@ def apply_views(x: Tensor, recipe: Augment, drawn: Drawn) -> Tensor:
     if recipe.colours: x = _recolour(x, recipe, drawn)
     return torch.where(drawn.blurred[:, None, None, None], blur(x, drawn.sigma), x) if recipe.blur else x
 
+# %% ../nbs/lib/05_augment.ipynb #df2501bd
 @version(2)
 def augment(x: Tensor, recipe: Augment, generator: Generator) -> Tensor:
     "One random view of every image of `x` (uint8, or float in [0,1]; N C H W): float, in [0,1], same size, on the same device."

@@ -52,6 +52,7 @@ def plain(value: Any) -> Any:
         with contextlib.suppress(Exception): return [type(value).__name__, to_json(value)]  # else it holds what JSON does not
     raise SettingError(f"a {type(value).__name__} has no digest: use numbers, strings, tensors, Images, models, or functions")
 
+# %% ../nbs/lib/01_behaviour.ipynb #d2d5d22b
 def _odd(d: dict) -> bool: return any(not isinstance(k, str) for k in d)
 
 # %% ../nbs/lib/01_behaviour.ipynb #163386db
@@ -70,6 +71,7 @@ def _module(what) -> str: return getattr(what, "__module__", None) or ""
 
 def _is_library(what) -> bool: return _module(what).split(".")[0] == _OURS
 
+# %% ../nbs/lib/01_behaviour.ipynb #19062f49
 def _is_installed(what) -> bool:
     "Does this function or class come from Python itself or from an installed package?"
     module = sys.modules.get(_module(what))
@@ -81,6 +83,7 @@ def _is_python(what) -> bool:
     "Is this a function, or a class with a function, that Python code defines?"
     return any(isinstance(v, types.FunctionType) for v in (what, *vars(what).values()))
 
+# %% ../nbs/lib/01_behaviour.ipynb #8507ead4
 def _is_installed_file(module: types.ModuleType) -> bool:
     file = getattr(module, "__file__", None)
     top = sys.modules.get(module.__name__.split(".")[0], module)
@@ -91,6 +94,7 @@ def _has_packages(path: str) -> bool:
     "Is this package or file in a folder that packages were installed into, wherever it is?"
     return any(Path(path).parent.glob("*.dist-info"))
 
+# %% ../nbs/lib/01_behaviour.ipynb #cc81b029
 def _code_of(what):
     "What can be asked for its behaviour: the function or class behind wrappers, None for other values."
     if isinstance(what, functools.partial): what = what.func
@@ -105,6 +109,7 @@ def _codes(code: types.CodeType) -> Iterator[types.CodeType]:
     for c in code.co_consts:
         if isinstance(c, types.CodeType): yield from _codes(c)
 
+# %% ../nbs/lib/01_behaviour.ipynb #d3ab8a95
 @functools.cache  # reading byte code is slow, and every key asks for the same
 def _names(code: types.CodeType) -> tuple[set[str], set[str]]:
     "The globals that a code object loads, and all names in it."
@@ -112,12 +117,14 @@ def _names(code: types.CodeType) -> tuple[set[str], set[str]]:
     loaded = {i.argval for c in nested for i in dis.get_instructions(c) if i.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
     return loaded, {name for c in nested for name in c.co_names}
 
+# %% ../nbs/lib/01_behaviour.ipynb #e8597380
 def _members_named(module: types.ModuleType, names: set[str]) -> dict[str, Any]:
     "What `names` mean in a module of the library, and in modules of `sslnb` itself that they mean (`sslnb.attacks.fgsm`)."
     found = {n: getattr(module, n) for n in names if hasattr(module, n)}  # not vars: `sslnb` imports its names when asked for them
     inside = [v for n, v in found.items() if module.__name__ == _OURS and getattr(v, "__name__", None) == f"{_OURS}.{n}"]
     return {f"{module.__name__}.{n}": v for n, v in found.items()} | {k: v for m in inside for k, v in _members_named(m, names).items()}
 
+# %% ../nbs/lib/01_behaviour.ipynb #49a8bdaa
 def _used(fn: types.FunctionType) -> dict[str, Any]:
     "Global and closure variables, defaults of a function, by name; of modules of the library the members that it names."
     loaded, names = _names(fn.__code__)
@@ -147,6 +154,7 @@ def _members(cls: type) -> dict[str, Any]:
         elif isinstance(v, (property, functools.cached_property)): body[k] = getattr(v, "fget", None) or v.func
     return body | {f"base {i}": b for i, b in enumerate(cls.__bases__)}
 
+# %% ../nbs/lib/01_behaviour.ipynb #4f08a70c
 def _is_generated(v) -> bool:
     "Did Python write this, such as the `__init__` of a dataclass?"
     return isinstance(v, types.FunctionType) and inspect.unwrap(v).__code__.co_filename == "<string>"
@@ -166,6 +174,7 @@ def behaviour_of(*what) -> dict[str, int | str]:
     for w in what: _walk(w, found, seen)
     return dict(sorted(found.items()))
 
+# %% ../nbs/lib/01_behaviour.ipynb #3322327c
 def _walk(what, found: dict, seen: set):
     if isinstance(what, functools.partial):
         for v in (*what.args, *what.keywords.values()): _walk(v, found, seen)
@@ -178,9 +187,11 @@ def _walk(what, found: dict, seen: set):
     elif not isinstance(code, types.BuiltinFunctionType):
         found[_name(code)] = "source " + _foreign(code, found, seen)
 
+# %% ../nbs/lib/01_behaviour.ipynb #c792db35
 def _name(code) -> str:
     return f"{_module(code).removeprefix(_OURS + '.')}.{code.__qualname__}" if _is_library(code) else code.__qualname__
 
+# %% ../nbs/lib/01_behaviour.ipynb #1cce50a3
 def _foreign(code, found: dict, seen: set) -> str:
     "The digest of a function or class that is not the library's."
     parts = _members(code) if isinstance(code, type) else {"source": _source(code)} | _used(code)
@@ -190,6 +201,7 @@ def _foreign(code, found: dict, seen: set) -> str:
         except SettingError as err: raise SettingError(f"{code.__qualname__} uses {name}: {err}") from None
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
+# %% ../nbs/lib/01_behaviour.ipynb #cc97161a
 def _value(v):
     "A value that your code uses: methods of an object are known by the object, too."
     return [_name(v.__func__), plain(v.__self__)] if isinstance(v, types.MethodType) else plain(v)

@@ -22,6 +22,7 @@ def _squares(x):
     "The squared length of each point, N."
     return torch.linalg.vector_norm(x, dim=1).square()
 
+# %% ../nbs/lib/09_clustering.ipynb #4fa7653a
 def _points(x, n_features=None):
     "`x` as float32, N×D; `SettingError` unless it is finite, and has `n_features` where they are known."
     if x.ndim != 2 or not x.numel():
@@ -35,6 +36,7 @@ def _points(x, n_features=None):
                            f"number {bad[0]}: leave them out, or see where the training went wrong")
     return x
 
+# %% ../nbs/lib/09_clustering.ipynb #4c80a6f0
 def _varied(x):
     "`_points` of `x`; `SettingError` where all of them are equal."
     x = _points(x)
@@ -69,6 +71,7 @@ def _gram(x, mean):
     for part in _columns(x, mean): gram.addmm_(part, part.T)
     return gram / (len(x) - 1)
 
+# %% ../nbs/lib/09_clustering.ipynb #d061b9f5
 def _axes(x, mean, vectors, d):
     "The first `d` principal axes (D×d), of the eigenvectors of the covariance (D×D) or of the Gram matrix (N×N)."
     if len(vectors) == x.shape[1]: return vectors[:, :d]
@@ -87,9 +90,11 @@ class PCA(NamedTuple):
         "Other points (M×D) along the same directions, M×d."
         return _project(_points(x, len(self.mean)).to(self.mean.device), *self[1:])
 
+# %% ../nbs/lib/09_clustering.ipynb #f93f69d0
 def _project(x, mean, components, scale):
     return (x - mean) @ components.T / scale
 
+# %% ../nbs/lib/09_clustering.ipynb #6f103fb4
 def _check_room(x):
     """`SettingError` where the matrix of `_principal`, its eigenvectors and what finding them takes do not fit into the
     memory."""
@@ -99,11 +104,13 @@ def _check_room(x):
         raise SettingError(f"the principal components of {len(x)} points with {x.shape[1]} features need "
                            f"{needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free: take fewer points")
 
+# %% ../nbs/lib/09_clustering.ipynb #7eb9c005
 def _rank(x, variance):
     "In how many directions the points vary by more than float32 rounds them, D roundings to a direction."
     largest = torch.linalg.vector_norm(x, dim=0).square().max() / len(x)  # mean square of the largest feature
     return min(len(x) - 1, int((variance > x.shape[1] * torch.finfo(x.dtype).eps ** 2 * largest).sum()))
 
+# %% ../nbs/lib/09_clustering.ipynb #eb1aa5fb
 def _principal(x):
     """Mean (D), variances along the axes (the largest first), eigenvectors for `_axes`, in double precision; and the
     rank."""
@@ -113,6 +120,7 @@ def _principal(x):
     variance, vectors = (t.flip(-1) for t in torch.linalg.eigh(symmetric(x, mean)))
     return mean, variance, vectors, _rank(x, variance)
 
+# %% ../nbs/lib/09_clustering.ipynb #eb06582a
 def _pca(x, d, mean, variance, vectors, whiten):
     components = _axes(x, mean, vectors, d).T
     largest = components.gather(1, components.abs().argmax(1, keepdim=True))
@@ -120,6 +128,7 @@ def _pca(x, d, mean, variance, vectors, whiten):
     basis = [t.float() for t in (mean, components * largest.sign(), scale)]
     return PCA(_project(x, *basis), *basis)
 
+# %% ../nbs/lib/09_clustering.ipynb #ac2a3ff0
 @version(1)
 def pca(x: Tensor, d: int, whiten: bool = True) -> PCA:
     """The principal components of `x` (N×D), `d` of them; with `whiten` each of variance 1. Exact (eigenvectors of the
@@ -131,6 +140,7 @@ def pca(x: Tensor, d: int, whiten: bool = True) -> PCA:
         raise SettingError(f"d = {d}: must be from 1 to {rank}, the rank of {len(x)} points with {x.shape[1]} features")
     return _pca(x, d, *found, whiten)
 
+# %% ../nbs/lib/09_clustering.ipynb #f13cc1dc
 @version(1)
 def pca_at_most(x: Tensor, d: int) -> PCA:
     """`pca(x, d)`, whitened, or as many components as the points vary in where those are fewer, with a warning.
@@ -169,6 +179,7 @@ def _refill(centres, sizes, spread, generator):
         sizes[e] = sizes[large] = sizes[large] / 2
     return len(empty)
 
+# %% ../nbs/lib/09_clustering.ipynb #219e0776
 def _update(x, labels, distance, k, generator):
     "The centres after a step: the mean of each cluster, or half of a large one; and how many of those there are."
     sizes = labels.bincount(minlength=k).float()
@@ -192,6 +203,7 @@ def _plus_plus(x, k, generator):
         distance = new[:, best][:, 0]
     return torch.cat(chosen)
 
+# %% ../nbs/lib/09_clustering.ipynb #2e62f35a
 def _drawn(x, k, start, generator):
     "The first centres, k of the points."
     if start == "k-means++": return x[_plus_plus(x, k, generator)]
@@ -223,6 +235,7 @@ class Clusters(NamedTuple):
         x = _points(x, len(middle)).to(middle.device) - middle
         return _nearest(x, _squares(x), self.centres - middle)[0]
 
+# %% ../nbs/lib/09_clustering.ipynb #1572fa24
 def _inertia(x, labels, centres):
     "Sum of squared distances, without the shortcut of `_nearest`, in double precision."
     parts = zip(_blocks(x, x.shape[1]), _blocks(labels, x.shape[1]))
@@ -233,6 +246,7 @@ def _check_kmeans(n, k, iterations, tolerance):
     if iterations < 1: raise SettingError(f"iterations = {iterations}: must be at least 1")
     if not tolerance >= 0: raise SettingError(f"tolerance = {tolerance}: must be 0 or more")
 
+# %% ../nbs/lib/09_clustering.ipynb #c957248a
 @version(1)
 @torch.no_grad()
 def kmeans(x: Tensor, k: int, *, iterations: int = 20, tolerance: float = 1e-4, start: str | Tensor = "k-means++",
@@ -270,12 +284,14 @@ def _pair(a, b):
             raise SettingError("an assignment has fractions or negative numbers: leave out images without a label (-1)")
     return a.numpy(), b.numpy()
 
+# %% ../nbs/lib/09_clustering.ipynb #8f92d358
 @version(1)
 def nmi(a: Tensor, b: Tensor) -> float:
     "Normalised mutual information of two assignments of N points: 0 (unrelated) to 1 (the same partition)."
     from sklearn.metrics import normalized_mutual_info_score  # here, since it takes long to import
     return float(normalized_mutual_info_score(*_pair(a, b)))
 
+# %% ../nbs/lib/09_clustering.ipynb #fbb19341
 @version(1)
 def hungarian(labels: Tensor, clusters: Tensor) -> float:
     """The share of N points that are right when clusters and classes are paired one to one in the best way (Kuhn 1955).
@@ -285,6 +301,7 @@ def hungarian(labels: Tensor, clusters: Tensor) -> float:
     table = contingency_matrix(*_pair(labels, clusters))  # classes × clusters
     return float(table[linear_sum_assignment(table, maximize=True)].sum() / table.sum())
 
+# %% ../nbs/lib/09_clustering.ipynb #24d57302
 @version(1)
 def purity(labels: Tensor, clusters: Tensor) -> float:
     "The share of N points that have the most frequent class of their cluster. It rises with the number of clusters."

@@ -51,10 +51,12 @@ def seed_of(*name) -> int:
     digest = hashlib.sha256(json.dumps(name).encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 
+# %% ../nbs/lib/00_core.ipynb #9c6417ae
 def rng(*name, device="cpu") -> torch.Generator:
     "The generator called `name` on `device`: equal names give equal streams, different names unrelated ones."
     return torch.Generator(device).manual_seed(seed_of(*name))
 
+# %% ../nbs/lib/00_core.ipynb #b766415c
 def uniform(shape, generator: torch.Generator | None, device) -> torch.Tensor:
     "Numbers from 0 to 1 on `device`, drawn where the generator is: one on the CPU serves every device."
     at = generator.device if generator else device
@@ -64,6 +66,7 @@ def uniform(shape, generator: torch.Generator | None, device) -> torch.Tensor:
 class SettingError(ValueError):
     "A setting that is unknown, of the wrong type or out of range; the message names it."
 
+# %% ../nbs/lib/00_core.ipynb #1b91f35f
 def _explain(err: ValidationError, what: str, known) -> SettingError:
     "pydantic's complaints as one sentence each."
     def sentence(e):
@@ -74,6 +77,7 @@ def _explain(err: ValidationError, what: str, known) -> SettingError:
         return f"{what}: {name} = {e['input']!r}: {e['msg'][0].lower()}{e['msg'][1:]}"
     return SettingError("\n".join(sentence(e) for e in err.errors()))
 
+# %% ../nbs/lib/00_core.ipynb #7c9a24da
 def checked_dataclass(cls):
     "Class decorator: a frozen dataclass, all by keyword, that refuses unknown names and wrong types (`SettingError`)."
     cls = pydantic_dataclass(cls, frozen=True, kw_only=True, config=ConfigDict(extra="forbid", strict=True))
@@ -100,6 +104,7 @@ def checked(fields: dict, given: dict, what: str) -> dict:
     try: return model(**given).model_dump()
     except ValidationError as err: raise _explain(err, what, fields) from None
 
+# %% ../nbs/lib/00_core.ipynb #ddde40ff
 def keyword_options(fn, given: dict, what: str) -> dict:
     "`given` checked against the keyword-only arguments of `fn`, and completed by their defaults."
     args = [a for a in inspect.signature(fn).parameters.values() if a.kind is a.KEYWORD_ONLY]
@@ -112,6 +117,7 @@ def to_json(obj) -> str:
     plain = TypeAdapter(type(obj)).dump_python(obj, mode="json")
     return json.dumps(plain, sort_keys=True, separators=(",", ":"))
 
+# %% ../nbs/lib/00_core.ipynb #8db70902
 def from_json(cls, text: str):
     "The `checked_dataclass` object written by `to_json`, checked again."
     return TypeAdapter(cls).validate_json(text)
@@ -124,6 +130,7 @@ def _sweep(path: Path):
             if time.time() - part.stat().st_mtime > 3600: part.unlink()
         except OSError: pass  # another process was faster, or it is not ours
 
+# %% ../nbs/lib/00_core.ipynb #305866bb
 @contextmanager
 def replacing(path: Path):
     "A temporary path to write to; on leaving without an error it takes the place of `path` in one atomic step."
@@ -157,6 +164,7 @@ def _in_notebook() -> bool:
     shell = sys.modules.get("IPython")  # where a notebook runs, it is imported; elsewhere it need not be
     return shell is not None and hasattr(shell.get_ipython(), "kernel")
 
+# %% ../nbs/lib/00_core.ipynb #2d0e6632
 class _Cell:
     "A file for tqdm to write on, that shows its last line in a notebook cell."
     def __init__(self):
@@ -166,6 +174,7 @@ class _Cell:
         if text.strip(): self.shown.update({"text/plain": text.strip("\r\n")}, raw=True)
     def flush(self): pass
 
+# %% ../nbs/lib/00_core.ipynb #4c78ee2c
 class Progress:
     "A bar over `total` units of work; `close` replaces it by a sentence."
     def __init__(self, total: int, name: str, unit: str = "step"):

@@ -35,6 +35,7 @@ def _blocks(pixels):
     step = max(1, (1 << 24) // max(1, int(np.prod(pixels.shape[1:]))))
     return (pixels[i:i + step] for i in range(0, len(pixels), step))
 
+# %% ../nbs/lib/03_data.ipynb #09de6aad
 def _digest(*parts) -> str:
     "16 hex digits of SHA-256 over arrays (their bytes) and plain values (their JSON)."
     sha = hashlib.sha256()
@@ -42,6 +43,7 @@ def _digest(*parts) -> str:
         sha.update(np.ascontiguousarray(part) if isinstance(part, np.ndarray) else json.dumps(part).encode())
     return sha.hexdigest()[:16]
 
+# %% ../nbs/lib/03_data.ipynb #c98811bc
 def _fingerprint(pixels, labels, classes) -> str:
     "What identifies a set (arrays or tensors): a digest of its shape, pixels, labels and class names."
     table = [list(labels.shape)] if labels.ndim > 1 else []  # N×1 is another thing than N
@@ -97,6 +99,7 @@ class Images:
         part = replace(self, pixels=self.pixels[index], labels=self.labels[index])
         return _known(part, _digest(self.fingerprint, _array(where)))
 
+# %% ../nbs/lib/03_data.ipynb #83adc1a1
 def _seen(x: Tensor) -> str:
     "Shape and type, for messages."
     return f"{'×'.join(map(str, x.shape)) or 'one number'} of {str(x.dtype).removeprefix('torch.')}"
@@ -124,12 +127,14 @@ def from_arrays(cls: Images, pixels, labels=None, classes: Sequence[str] | None 
     _check_labels(_array(images.labels), images.n_classes, name)
     return images
 
+# %% ../nbs/lib/03_data.ipynb #78c101a1
 def _own(x, what: str, name: str) -> Tensor:
     "A copy of an array or tensor, as a tensor."
     try: return x.detach().clone() if isinstance(x, Tensor) else torch.tensor(np.ascontiguousarray(x))
     except (TypeError, ValueError) as err:
         raise DataError(f"{name}: {what} must be an array of numbers ({err})") from err
 
+# %% ../nbs/lib/03_data.ipynb #854819a0
 def _channels_first(pixels: Tensor, name: str) -> Tensor:
     "N×C×H×W from either order."
     if pixels.dtype != torch.uint8:
@@ -143,6 +148,7 @@ def _channels_first(pixels: Tensor, name: str) -> Tensor:
                         "the channels (1 or 3 of them)")
     return pixels if first else pixels.permute(0, 3, 1, 2).contiguous()
 
+# %% ../nbs/lib/03_data.ipynb #0b7409f7
 def _check_labels(labels: np.ndarray, k: int, name: str):
     "Stop at labels that are none of `k` classes."
     top = k - 1 if labels.ndim == 1 else 1
@@ -166,17 +172,20 @@ def stratified(labels: Tensor, n: int, seed: int) -> Tensor:
     drawn = [g[torch.randperm(len(g), generator=draw)[:k]] for g, k in zip(groups, take)]
     return torch.cat(drawn).sort().values
 
+# %% ../nbs/lib/03_data.ipynb #dbb11016
 @patch
 def sample(self: Images, n: int, seed: int) -> Images:
     "`n` images drawn at random, every class with its share; `DataError` if there are not so many."
     if not 1 <= n <= len(self): raise DataError(f"cannot draw {n} of the {len(self)} images of {self.name}")
     return self[stratified(self.labels.cpu(), n, seed)]
 
+# %% ../nbs/lib/03_data.ipynb #6128cbe2
 @patch
 def at_most(self: Images, n: int, seed: int = 0) -> Images:
     "`sample(n, seed)`, or all images where there are no more than `n`."
     return self.sample(min(n, len(self)), seed)
 
+# %% ../nbs/lib/03_data.ipynb #33845eba
 @patch
 def split(self: Images, fraction: float, seed: int) -> tuple[Images, Images]:
     "Two stratified parts without overlap: (the rest, a random `fraction` of the images held out)."
@@ -216,6 +225,7 @@ def _entries(path) -> list[os.DirEntry]:
             return sorted((e for e in found if e.name[0] != "." and e.name != "lost+found"), key=lambda e: e.name)
     except OSError as err: raise DataError(f"{path}: cannot be read ({err.strerror}); make it readable") from err
 
+# %% ../nbs/lib/03_data.ipynb #a9f9a893
 def _is_folder(e: os.DirEntry) -> bool:
     "Is this entry a folder, or a link to one? (No, where that may not be known.)"
     try: return e.is_dir()
@@ -225,6 +235,7 @@ def _folders(path) -> list[str]:
     "The names of the folders in a folder."
     return [e.name for e in _entries(path) if _is_folder(e)]
 
+# %% ../nbs/lib/03_data.ipynb #8eca2895
 def _class_folders(path) -> list[str] | None:
     "The names of the class folders in the folder of a split; None where it holds images without classes."
     found = _entries(path)
@@ -233,6 +244,7 @@ def _class_folders(path) -> list[str] | None:
         raise DataError(f"{strays[0].path}: a stray file where a class folder belongs; move it away")
     return None if strays else [e.name for e in found]
 
+# %% ../nbs/lib/03_data.ipynb #ef1b55d9
 def _image_files(path) -> list[os.DirEntry]:
     "The files of a class folder, or of a folder without classes."
     files = _entries(path)
@@ -241,6 +253,7 @@ def _image_files(path) -> list[os.DirEntry]:
     for e in files: _check_file(e)
     return files
 
+# %% ../nbs/lib/03_data.ipynb #c7498073
 def _check_file(e: os.DirEntry):
     "Stop at what is no file, such as a folder called x.jpg, or a link that leads nowhere."
     try: kind = "" if e.is_file() else "a folder" if e.is_dir() else "a broken link" if e.is_symlink() else "no file"
@@ -274,6 +287,7 @@ def _upright(im: Image.Image) -> Image.Image:
     try: return ImageOps.exif_transpose(im)
     except Exception: return im  # EXIF data broken: viewers show such a photograph as it is
 
+# %% ../nbs/lib/03_data.ipynb #826ebb04
 def _eight_bits(im: Image.Image) -> Image.Image:
     "An image of 16 bits of grey with 8."
     sixteen = im.mode.startswith("I;16") or im.mode == "I" and im.format in ("PNG", "PPM")
@@ -285,12 +299,14 @@ def _eight_bits(im: Image.Image) -> Image.Image:
     if "exif" in im.info: grey.info["exif"] = im.info["exif"]
     return grey
 
+# %% ../nbs/lib/03_data.ipynb #063415ce
 def _on_white(im: Image.Image) -> Image.Image:
     "The RGB image, what is transparent in white."
     if not im.has_transparency_data: return im.convert("RGB")
     im = im.convert("LA").convert("RGBA") if im.mode == "La" else im.convert("RGBA")
     return Image.alpha_composite(Image.new("RGBA", im.size, "white"), im).convert("RGB")
 
+# %% ../nbs/lib/03_data.ipynb #33a1f61b
 def _decode(path: str) -> Image.Image:
     "The RGB image in a file, upright and on white."
     try:
@@ -300,6 +316,7 @@ def _decode(path: str) -> Image.Image:
     except Exception as err:
         raise DataError(f"{path}: cannot be read as an image ({err}); replace it or leave it out") from err
 
+# %% ../nbs/lib/03_data.ipynb #397b0a11
 def _tree(tree: Path, split: str) -> tuple[str, Callable[[], _Content]]:
     "Stamp and content of one split of a tree of folders."
     splits = {name: tree / name for name in _folders(tree)} or {"train": tree}
@@ -316,6 +333,7 @@ def _tree(tree: Path, split: str) -> tuple[str, Callable[[], _Content]]:
     except OSError as err: raise DataError(f"{err.filename}: cannot be read ({err.strerror}); make it readable") from err
     return stamp, partial(_tree_content, tree, files, named, split in classes)
 
+# %% ../nbs/lib/03_data.ipynb #b9f310d6
 def _split_files(path: Path) -> dict[str, list[os.DirEntry]]:
     "The files of a split by class; all under the name . where there are no classes."
     folders = _class_folders(path)
@@ -325,11 +343,13 @@ def _readable(path) -> bool:
     "May we look into this folder?"
     return os.access(path, os.R_OK | os.X_OK)
 
+# %% ../nbs/lib/03_data.ipynb #7c58dcfe
 def _check_split(name, split: str, splits):
     "Stop at a split that is not there."
     known = ", ".join(splits) or "none"
     if split not in splits: raise DataError(f"{name} has no split {split!r}; it has: {known}")
 
+# %% ../nbs/lib/03_data.ipynb #3b01011f
 def _tree_content(tree: Path, files: dict, classes: list[str], labelled: bool) -> _Content:
     "The files with their labels, all -1 in a split without any."
     table = _class_table(tree, classes) if classes else []
@@ -346,6 +366,7 @@ def _torchvision(name: str) -> Callable:
         return getattr(datasets, name)(*args, **kwargs)
     return make
 
+# %% ../nbs/lib/03_data.ipynb #c496be93
 ARCHIVES = {  # torchvision's class, and the folder it keeps the files in
     "mnist": (_torchvision("MNIST"), "MNIST/raw"), "stl10": (_torchvision("STL10"), "stl10_binary"),
     "cifar10": (_torchvision("CIFAR10"), "cifar-10-batches-py"),
@@ -362,6 +383,7 @@ def _archive(name: str, split: str, root: Path, download: bool) -> tuple[str, Ca
         raise DataError(f"{err.filename}: cannot be read ({err.strerror}); mend it, or get {name} again") from err
     return stamp, partial(_mnist if name == "mnist" else _published, name, split, root)
 
+# %% ../nbs/lib/03_data.ipynb #1a845fb7
 def _download(name: str, root: Path, maker: Callable, sub: str, asked=((),)):
     "Fetch a set, whole or not at all, with torchvision's `maker(folder, *args)` for each `args` in `asked`."
     part = root / f".{name}.part"
@@ -378,6 +400,7 @@ def _download(name: str, root: Path, maker: Callable, sub: str, asked=((),)):
             finally: shutil.rmtree(part, ignore_errors=True)
     except Exception as err: raise DataError(f"{name} could not be downloaded to {root}: {err}") from err
 
+# %% ../nbs/lib/03_data.ipynb #f41fc035
 def _published(name: str, split: str, root: Path) -> _Content:
     "CIFAR-10, CIFAR-100 or STL-10, after torchvision's check of the sums."
     maker, sub = ARCHIVES[name]
@@ -387,10 +410,12 @@ def _published(name: str, split: str, root: Path) -> _Content:
     if name == "stl10": return _arrays(data.data.transpose(0, 2, 3, 1), data.labels, data.classes)
     return _arrays(data.data, data.targets, data.classes)
 
+# %% ../nbs/lib/03_data.ipynb #b90ed645
 def _arrays(pixels: np.ndarray, labels, classes, read=Image.fromarray) -> _Content:
     "A set that is in memory already: N×H×W or N×H×W×C, with all of its classes."
     return _Content(pixels, read, np.array(labels, np.int64), list(classes), list(range(len(classes))))
 
+# %% ../nbs/lib/03_data.ipynb #6e713b3b
 def _mnist(name: str, split: str, root: Path) -> _Content:
     "MNIST, from its idx files."
     from torchvision.datasets.mnist import read_image_file, read_label_file
@@ -401,6 +426,7 @@ def _mnist(name: str, split: str, root: Path) -> _Content:
         raise DataError(f"{raw}: {len(pixels)} {part} images but {len(labels)} labels; get MNIST again")
     return _arrays(pixels, labels, "0123456789")
 
+# %% ../nbs/lib/03_data.ipynb #7b128168
 def _idx(path: Path, read) -> Tensor:
     "The array in one idx file."
     try: return read(str(path))
@@ -421,6 +447,7 @@ def _objects(file: str) -> list[int]:
     except Exception as err: raise ValueError(f"{file}: {err}") from err
     return seen
 
+# %% ../nbs/lib/03_data.ipynb #726a8451
 def _caltech_files(found) -> list[str]:
     "The files of Caltech101, numbered within each class."
     names = (f"{found.categories[c]}/image_{i:04d}.jpg" for c, i in zip(found.y, found.index))
@@ -464,6 +491,7 @@ def _way(name: str) -> str:
     if name == "cars": return "data/README.md says how to lay it out, for it cannot be downloaded any more"
     return f"load({name!r}, download=True) downloads it"
 
+# %% ../nbs/lib/03_data.ipynb #5d2d3297
 def _listed(name: str, split: str, root: Path, download: bool) -> tuple[str, Callable[[], _Content]]:
     "Stamp and content of one split of a set in `LISTED`."
     maker, sub, asked, lists = LISTED[name]
@@ -497,6 +525,7 @@ def _drawn(name: str, split: str, size: int | None) -> tuple[str, Callable[[], _
         return _arrays(pixels.transpose(0, 2, 3, 1), labels, classes)
     return _digest(Path(shapes.__file__).read_text("utf-8")), content
 
+# %% ../nbs/lib/03_data.ipynb #19ec9e58
 def _digits(split: str) -> tuple[str, Callable[[], _Content]]:
     "Stamp and content of scikit-learn's digits: 1,437 for training, 360 for testing; the stamp is who is in the split."
     from sklearn.datasets import load_digits
@@ -508,6 +537,7 @@ def _digits(split: str) -> tuple[str, Callable[[], _Content]]:
         return _arrays(pixels, found.target[mine], "0123456789", read=_enlarge)
     return _digest("digits", np.flatnonzero(mine)), content
 
+# %% ../nbs/lib/03_data.ipynb #b7417fb7
 def _enlarge(digit: np.ndarray) -> Image.Image:
     "A digit at MNIST's size, by linear interpolation."
     return Image.fromarray(digit).resize((28, 28), Image.Resampling.BILINEAR)
@@ -522,6 +552,7 @@ def _fit(im: Image.Image, size: int) -> Image.Image:
     left, top = round((w - size) / 2), round((h - size) / 2)
     return im.crop((left, top, left + size, top + size))
 
+# %% ../nbs/lib/03_data.ipynb #0b37a05b
 def _pixels(im: Image.Image, size: int | None) -> np.ndarray:
     "Image -> uint8 C×H×W."
     a = np.asarray(im if size is None else _fit(im, size))
@@ -533,6 +564,7 @@ def cache_folder(root: str | Path | None = None) -> Path:
     named = os.environ.get("SSLNB_CACHE")
     return Path(named).expanduser().absolute() if named else _data_root(root) / "cache"
 
+# %% ../nbs/lib/03_data.ipynb #e7c352c4
 def _cache_folders(root: Path) -> list[Path]:
     "Where to look for a decoded set, and where to put one: the best place first."
     mine = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "sslnb"
@@ -542,6 +574,7 @@ def _data_root(root) -> Path:
     "The data folder: the one that was asked for, else SSLNB_DATA, else the project's `data`."
     return (Path(root) if root else folder("SSLNB_DATA", "data")).expanduser().absolute()
 
+# %% ../nbs/lib/03_data.ipynb #abd8aac3
 def _first_writable(folders: list[Path]) -> Path:
     "The first of these folders that can be written to, made where it is not there; a warning if it is not the first."
     why = []
@@ -564,6 +597,7 @@ def _check_shape(found: tuple, first: tuple, item, first_item):
                         f"{found[2]}×{found[1]}. Bring all to one size: load(..., size=32), or -p size 32 for a "
                         "notebook with that parameter; for another, resize the files")
 
+# %% ../nbs/lib/03_data.ipynb #a4ec2228
 def _decoded(content: _Content, size: int | None):
     "The images as arrays of up to 512×C×H×W, one after another, decoded on all cores."
     shape = None
@@ -575,6 +609,7 @@ def _decoded(content: _Content, size: int | None):
             for item, a in zip(items, block): _check_shape(a.shape, shape, item, content.items[0])
             yield np.ascontiguousarray(np.stack(block))
 
+# %% ../nbs/lib/03_data.ipynb #a4f85643
 def _write_pixels(path: Path, content: _Content, size: int | None, name: str):
     "Decode into a `.npy` file of N×C×H×W, with a bar where that takes more than some seconds."
     n, start, bar = len(content.items), time.monotonic(), None
@@ -589,12 +624,14 @@ def _write_pixels(path: Path, content: _Content, size: int | None, name: str):
             if bar: bar.update(len(block))
     if bar: bar.close(f"{name}: {n:,} images decoded in {time.monotonic() - start:.0f} s")
 
+# %% ../nbs/lib/03_data.ipynb #58e5db43
 def _sync(path: Path):
     "Wait until a file or folder is on the disk."
     f = os.open(path, os.O_RDONLY)
     try: os.fsync(f)
     finally: os.close(f)
 
+# %% ../nbs/lib/03_data.ipynb #2e9b5f3f
 def _build(place: Path, content: _Content, size: int | None, stamp: str, name: str):
     "Make the cache folder `place`, whole or not at all. Only for the holder of its lock."
     part = place.with_name(f".{place.name}.part")
@@ -620,6 +657,7 @@ def _tensor(array: np.ndarray) -> Tensor:
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")
         return torch.from_numpy(array)
 
+# %% ../nbs/lib/03_data.ipynb #d0de6557
 def _open(place: Path, stamp: str, name: str) -> tuple[Images, list[int]] | None:
     "The set in a cache folder and its official class ids; None without one for this stamp; an error if rotten."
     try: meta = json.loads((place / "meta.json").read_text("utf-8"))
@@ -630,6 +668,7 @@ def _open(place: Path, stamp: str, name: str) -> tuple[Images, list[int]] | None
     if _fingerprint(pixels, labels, classes) != fingerprint: raise ValueError("its fingerprint does not fit")
     return _known(Images(_tensor(pixels), torch.from_numpy(labels), classes, name), fingerprint), meta["ids"]
 
+# %% ../nbs/lib/03_data.ipynb #28b2a267
 _ROTTEN = (ValueError, KeyError, TypeError, EOFError, OSError, DataError)  # what opening a damaged cache can raise
 
 def _sound(place: Path, stamp: str, name: str):
@@ -637,6 +676,7 @@ def _sound(place: Path, stamp: str, name: str):
     try: return _open(place, stamp, name)
     except _ROTTEN: return None
 
+# %% ../nbs/lib/03_data.ipynb #0bee8b64
 def _cached(folders: list[Path], key: str, stamp: str, content: Callable[[], _Content], size: int | None, name: str):
     "The set `key` from the first of the cache folders that has it; else built, in the first that can be written to."
     for at in folders:
@@ -661,6 +701,7 @@ def _inside(path) -> list[os.DirEntry]:
     "The entries of a folder; none where it may not be read."
     return _entries(path) if _readable(path) else []
 
+# %% ../nbs/lib/03_data.ipynb #ea2e76b0
 def _is_tree(path: Path) -> bool:
     "Is this folder laid out as `<split>/<class>/`, or does it hold images, itself or in its folders?"
     def images(entries): return any(Path(e.name).suffix.lower() in Image.registered_extensions() for e in entries)
@@ -668,6 +709,7 @@ def _is_tree(path: Path) -> bool:
     below = [_inside(e.path) for e in here if _is_folder(e)]
     return images(here) or any(any(map(_is_folder, found)) or images(found) for found in below)
 
+# %% ../nbs/lib/03_data.ipynb #73b08869
 def _has_tree(root: Path, name: str) -> bool:
     "Is `name` such a folder, just below `root`?"
     plain = name not in _NO_TREES and name[:1] not in ("", ".") and Path(name).name == name
@@ -677,6 +719,7 @@ def _trees(root: Path) -> list[str]:
     "Names of such folders below `root`."
     return [e.name for e in _inside(root) if _is_folder(e) and _readable(e.path) and _has_tree(root, e.name)]
 
+# %% ../nbs/lib/03_data.ipynb #7ae6b7a3
 def _missing(name: str, root: Path) -> DataError:
     "What to say about a set that is not there."
     layout = root / name / "<split>" / "<class>" / "<file>"
@@ -689,6 +732,7 @@ def _missing(name: str, root: Path) -> DataError:
     return DataError(f"no set called {name!r}, and no {layout}. Known: {known}; under {root}: {there}; "
                      f"any other folder: folder:PATH")
 
+# %% ../nbs/lib/03_data.ipynb #41727e28
 def _find(name: str, split: str, root: Path, size: int | None, download: bool):
     "Stamp and content of a set, from the first source that has it."
     if name.startswith("folder:"): return _folder(name, split)
@@ -699,12 +743,14 @@ def _find(name: str, split: str, root: Path, size: int | None, download: bool):
         return (_archive if name in ARCHIVES else _listed)(name, split, root, download)
     raise _missing(name, root)
 
+# %% ../nbs/lib/03_data.ipynb #e1702b5b
 def is_there(name: str, split: str = "train", root: str | Path | None = None) -> bool:
     "Can `load` give this split without downloading?"
     try: _find(name, split, _data_root(root), None, False)
     except (DataError, OSError): return False
     return True
 
+# %% ../nbs/lib/03_data.ipynb #8c852ce1
 def _folder(name: str, split: str):
     "Stamp and content of any tree on this machine."
     tree = _path(name)
@@ -715,12 +761,14 @@ def _folder(name: str, split: str):
     raise DataError(f"no folder {tree}; folder:PATH needs PATH/<split>/<class>/<file>, or PATH/<file> for images "
                     "without labels")
 
+# %% ../nbs/lib/03_data.ipynb #532b6cc5
 _PUBLIC = re.compile(r"folder:[^/\\]*@[0-9a-f]{8}(/[^/\\]+)?")  # what `public_name` gives, and perhaps a split
 
 def _path(name: str) -> Path:
     "The folder that `folder:PATH` means."
     return Path(name.removeprefix("folder:")).expanduser().absolute()
 
+# %% ../nbs/lib/03_data.ipynb #8c19d8c0
 def public_name(name: str) -> str:
     """What a set is called in whatever is stored or shown to others: `folder:PATH` becomes `folder:NAME@digest`, because a
     path can tell who you are. The 8 hex digits come from the whole path, so that two folders of one name differ; the path

@@ -26,6 +26,7 @@ class SingleProcess:
     def device(self) -> torch.device: return best_device()
     def wait_for_everyone(self): pass
 
+# %% ../nbs/lib/11_distributed.ipynb #99d7c23d
 @functools.cache
 def world():
     """This process among all that train together: `num_processes`, `process_index` (from 0), `is_main_process` (number 0, the
@@ -48,10 +49,12 @@ class _Sum(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient): return _Sum.apply(gradient)
 
+# %% ../nbs/lib/11_distributed.ipynb #bf0cf58d
 def all_reduce_sum(x: Tensor) -> Tensor:
     "The sum of all processes' `x` (same shapes), in all of them. Differentiable."
     return x if world().num_processes == 1 else _Sum.apply(x)
 
+# %% ../nbs/lib/11_distributed.ipynb #97f2ef91
 def all_reduce_mean(x: Tensor) -> Tensor:
     "The mean of all processes' `x`. Differentiable."
     return all_reduce_sum(x) / world().num_processes
@@ -68,6 +71,7 @@ def local_shard(data, n: int):
     first, last = (n * i // here.num_processes for i in (here.process_index, here.process_index + 1))
     return recursively_apply(lambda x: x.unflatten(0, (-1, n))[:, first:last].flatten(0, 1), data)
 
+# %% ../nbs/lib/11_distributed.ipynb #6ba3da57
 def all_gather(x: Tensor, views: int = 1) -> Tensor:
     """The rows of all processes, in the order of the whole batch: `x` is `views`·M×D, the result `views`·N×D. Differentiable:
     see the rule above. Half precision comes as float32."""
@@ -78,6 +82,7 @@ def all_gather(x: Tensor, views: int = 1) -> Tensor:
     everyone[here.process_index] = x
     return all_reduce_sum(everyone).unflatten(1, (views, -1)).transpose(0, 1).flatten(0, 2)
 
+# %% ../nbs/lib/11_distributed.ipynb #e86ce0a3
 def map_shards(fn: Callable, images) -> Tensor:
     "`fn(images)` (N×D, a row for each of N `images`), to which every process contributes the rows of some images."
     here, n = world(), len(images)
@@ -106,10 +111,12 @@ class SyncedBatchNorm(nn.SyncBatchNorm):
         self.running_var.lerp_(variance * n / (n - 1), self.momentum)
         self.num_batches_tracked += 1
 
+# %% ../nbs/lib/11_distributed.ipynb #280650f3
 def synchronised(model: nn.Module) -> nn.Module:
     "`model` with every BatchNorm a `SyncedBatchNorm`, where there are several processes. Weights and their names stay."
     return _synchronised(model) if world().num_processes > 1 else model
 
+# %% ../nbs/lib/11_distributed.ipynb #7b02a917
 def _synchronised(model):
     model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     for m in model.modules():
@@ -124,22 +131,26 @@ def average_gradients(model: nn.Module):
     mean = all_reduce_mean(torch.cat([g.flatten() for g in grads]))
     for g, part in zip(grads, mean.split([g.numel() for g in grads])): g.copy_(part.view_as(g))
 
+# %% ../nbs/lib/11_distributed.ipynb #5d9e0a98
 def broadcast(*tensors: Tensor):
     "In place: the first process's `tensors`, in all of them."
     if world().num_processes > 1:
         for t in tensors: dist.broadcast(t.detach(), 0)
 
+# %% ../nbs/lib/11_distributed.ipynb #5a21ab2e
 def broadcast_object(fn: Callable):
     "What `fn()` gives in the first process, the only one that calls it, told to all."
     answer = [fn() if world().is_main_process else None]
     if world().num_processes > 1: dist.broadcast_object_list(answer)
     return answer[0]
 
+# %% ../nbs/lib/11_distributed.ipynb #0b7922d6
 def check_batch(size: int):
     "`SettingError` unless the processes can have equal shares of `size` images."
     several = world().num_processes
     if size % several: raise SettingError(f"batch_size = {size}: {several} processes need a multiple of {several}")
 
+# %% ../nbs/lib/11_distributed.ipynb #b099c098
 class Silent:
     "A progress bar that shows nothing: one for all processes is enough."
     def update(self, n: int = 1, note: str = ""): pass

@@ -23,6 +23,7 @@ class Downstream(NamedTuple):
     metric: str   # "top1", "mean_per_class" or "map11" (`evaluate`'s names), as in Ericsson et al. 2021
     splits: str   # the makers' own
 
+# %% ../nbs/lib/04_downstream.ipynb #85e9317c
 DOWNSTREAM = {  # `data.load`'s name -> simclic, Table 1
     "aircraft": Downstream("Aircraft", 100, 10_000, "mean_per_class", "train, val, test"),
     "caltech101": Downstream("Caltech101", 101, 8_677, "mean_per_class", "none"),
@@ -50,6 +51,7 @@ class Parts(NamedTuple):
     val: Images
     test: Images
 
+# %% ../nbs/lib/04_downstream.ipynb #9a94c637
 def load_parts(name: str, size: int | None, seed: int = 0, root: str | Path | None = None,
                download: bool = False) -> Parts:
     """The three parts of a set in `DOWNSTREAM`, images of `size`×`size` (the paper: 224; None: as they are).
@@ -66,6 +68,7 @@ def load_parts(name: str, size: int | None, seed: int = 0, root: str | Path | No
     _check_whole(name, parts)
     return parts
 
+# %% ../nbs/lib/04_downstream.ipynb #5098ec3d
 def _check_whole(name: str, parts: Parts):
     "Stop at missing classes, warn of missing images."
     whole, n = DOWNSTREAM[name], sum(map(len, parts))

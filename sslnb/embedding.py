@@ -24,6 +24,7 @@ def _check(x: Tensor, name: str):
         raise SettingError(f"{name}: {bad} of {len(x)} embeddings have NaN or infinite values: the encoder "
                            f"diverged; take an earlier step, or train at a lower rate")
 
+# %% ../nbs/lib/10_embedding.ipynb #89a310d8
 def _check_cloud(x, name):
     "`_check`, and that the embeddings are not all the same (to the precision of float32)."
     _check(x, name)
@@ -31,6 +32,7 @@ def _check_cloud(x, name):
         raise SettingError(f"{name}: all {len(x)} embeddings are the same: the encoder has collapsed; take an "
                            f"earlier step, or another learning rate")
 
+# %% ../nbs/lib/10_embedding.ipynb #6c277bad
 def _check_pair(x, y, name="y"):
     "`_check_cloud` of both (the second is called `name`), and that they may be of the same images."
     _check_cloud(x, "x")
@@ -88,6 +90,7 @@ def _centred(x):
     x = x.double() - x.double().mean(0)
     return x / x.norm()
 
+# %% ../nbs/lib/10_embedding.ipynb #4b26a281
 def _turned(x, y):
     "`x` after the orthogonal turn that brings it nearest to `y` (both N×D, centred)."
     if x.shape[1] <= len(x):
@@ -97,6 +100,7 @@ def _turned(x, y):
     u, _, vt = torch.linalg.svd(at @ y_at.T)
     return at.T @ u @ vt @ span.T
 
+# %% ../nbs/lib/10_embedding.ipynb #79198478
 @version(1)
 def procrustes(x: Tensor, y: Tensor) -> float:
     """How far N images moved, on average, from `x` to `y` (both N×D) after both are centred and made the same size
@@ -151,6 +155,7 @@ def _principal_axes(x):
     at = x @ axes
     return (at / at[:, 0].std()).float().numpy()
 
+# %% ../nbs/lib/10_embedding.ipynb #1d8ddc25
 @version(1)
 def tsne(x: Tensor, start: Tensor | None = None, *, perplexity: float = 30.0) -> Tensor:
     """A map (N×2, CPU) of `x` (N×D) by t-SNE, begun at the first two principal components of `start` (N×D', default

@@ -48,6 +48,7 @@ class Probe(NamedTuple):
     rate: float
     validation: float  # accuracy at that rate on the held-out tenth of the training data
 
+# %% ../nbs/lib/17_evaluate.ipynb #f0f8cabb
 RATES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
 
 @version(1)
@@ -58,6 +59,7 @@ def hold_out(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor
     rest[held] = False
     return rest.nonzero().flatten(), held
 
+# %% ../nbs/lib/17_evaluate.ipynb #af455155
 def _sgd(x, y, n_classes, rates, epochs, batch_size, *name):
     "Weights R×D×C and biases R×1×C of one classifier per rate; side by side, one matrix product serves all of them."
     n_rates, steps = len(rates), epochs * math.ceil(len(x) / batch_size)
@@ -76,6 +78,7 @@ def _sgd(x, y, n_classes, rates, epochs, batch_size, *name):
             schedule.step()
     return w.detach().unflatten(1, (n_rates, -1)).transpose(0, 1), b.detach().view(n_rates, 1, -1)
 
+# %% ../nbs/lib/17_evaluate.ipynb #3464244b
 @version(1)
 def linear_probe(x: Tensor, y: Tensor, x_test: Tensor, *, n_classes: int, seed: int = 0, epochs: int = 30,
                  batch_size: int = 256, rates: tuple = RATES) -> Probe:
@@ -96,10 +99,12 @@ def linear_probe(x: Tensor, y: Tensor, x_test: Tensor, *, n_classes: int, seed: 
     return Probe((x_test @ w[best] + b[best]).log_softmax(1), _head(w[best], b[best, 0], mean, std), rates[best],
                  accuracy[best].item())
 
+# %% ../nbs/lib/17_evaluate.ipynb #ef71867a
 def _check_settings(**settings):
     for name, value in settings.items():
         if not value > 0: raise SettingError(f"{name} = {value}: must be above 0")
 
+# %% ../nbs/lib/17_evaluate.ipynb #2dcf24ca
 @torch.no_grad()
 def _head(w, b, mean, std):
     "The linear layer that does what `w`, `b` do after standardising by `mean`, `std`."
@@ -135,6 +140,7 @@ def _check_answers(scores, labels):
     highest = int(labels.max())
     if highest >= scores.shape[1]: raise SettingError(f"label {highest}: there are {scores.shape[1]} scores")
 
+# %% ../nbs/lib/17_evaluate.ipynb #dd6f231a
 @version(1)
 def metrics(scores: Tensor, labels: Tensor) -> dict[str, float]:
     """Of scores (N×C, log-probabilities) and labels (N): top-1, -2, -3 accuracy, macro AUC (one against the rest),
@@ -161,6 +167,7 @@ class Result(NamedTuple):
     metrics: Found
     predicted: list[int]
 
+# %% ../nbs/lib/17_evaluate.ipynb #f2a068fe
 @version(1)
 def score(x: Tensor, y: Tensor, x_test: Tensor, y_test: Tensor, *, n_classes: int, seed: int = 0, epochs: int = 30,
           batch_size: int = 256, rates: tuple = RATES, k: int = 20, temperature: float = 0.07) -> Result:
@@ -172,12 +179,14 @@ def score(x: Tensor, y: Tensor, x_test: Tensor, y_test: Tensor, *, n_classes: in
     numbers = metrics(probe.scores, y_test) | {"validation": probe.validation, "knn_top1": near}
     return Result(Found(numbers, provenance(x.device)), probe.scores.argmax(1).tolist())
 
+# %% ../nbs/lib/17_evaluate.ipynb #c6a74668
 def check_classes(train: Images, test: Images):
     "`DataError` unless both sets have the same classes."
     if train.classes != test.classes:
         raise DataError(f"{train.name} has {train.n_classes} classes ({', '.join(train.classes)}) but {test.name} has "
                         f"{test.n_classes} ({', '.join(test.classes)}): train and test on the same ones")
 
+# %% ../nbs/lib/17_evaluate.ipynb #0777c98d
 def _check_labels(*parts):
     "`DataError` unless each image of each of `parts` has one label."
     for images in parts:
@@ -187,6 +196,7 @@ def _check_labels(*parts):
             raise DataError(f"{images.name} has {missing} images without a label: leave them out, "
                             "images[images.labels >= 0]")
 
+# %% ../nbs/lib/17_evaluate.ipynb #04975cca
 def evaluate(encoder: Encoder, train: Images, test: Images, *, stage: int = -1, **settings) -> Result:
     """Linear evaluation (`score`, with its `settings`: seed, rates, k, …) of `encoder` after `stage`: trained on
     `train`, reported on `test`. `DataError` where they have other classes, or an image has no label."""
@@ -206,6 +216,7 @@ def _result(fns, key: dict, compute: Callable[[], Result]) -> Result:
     found = cached(fns, key, lambda: compute()._asdict())
     return Result(Found(found["metrics"], found.by), found["predicted"])
 
+# %% ../nbs/lib/17_evaluate.ipynb #9502e117
 def _score_key(train, test, settings):
     key = arguments(score, "x", "y", "x_test", "y_test", n_classes=train.n_classes, **settings)
     return {**key, "train": train, "test": test}
@@ -216,6 +227,7 @@ def evaluate_run(run: Run, step: int, train: Images, test: Images, *, stage: int
     key = {"encoder": _stored(run, step), "stage": stage, **_score_key(train, test, settings)}
     return _result(evaluate, key, lambda: evaluate(load_encoder(run, step, like=like), train, test, stage=stage, **settings))
 
+# %% ../nbs/lib/17_evaluate.ipynb #6d48d052
 def evaluate_pixels(train: Images, test: Images, **settings) -> Result:
     "`score` of the raw pixels, kept like that of an encoder. `DataError` as in `evaluate`."
     def compute():
@@ -251,6 +263,7 @@ def linear_tuning(x: Tensor, y: Tensor, inputs: list[Tensor], *, n_classes: int,
         for kept, i in zip(way, inputs): kept.append(head(i).softmax(1).detach())
     return head, [torch.stack(kept) for kept in way]
 
+# %% ../nbs/lib/17_evaluate.ipynb #080d719e
 def tune_run(run: Run, train: Images, test: Images, **settings) -> Found:
     """`linear_tuning` (with its `settings`: epochs, lr, seed, …) on the features of the encoder of `run`: `train` and
     `test`, the probabilities ((epochs+1)×N×C), and `weight`, `bias` of the last linear layer, on the CPU. Kept by the
@@ -265,6 +278,7 @@ def tune_run(run: Run, train: Images, test: Images, **settings) -> Found:
            **arguments(linear_tuning, "x", "y", "inputs", n_classes=train.n_classes, **settings)}
     return cached_tensors((features, linear_tuning), key, compute)
 
+# %% ../nbs/lib/17_evaluate.ipynb #2df917ad
 def tuned_classifier(run: Run, way: dict[str, Tensor]) -> nn.Sequential:
     "The encoder of `run` and the linear layer of a `way` that `tune_run` gave: images (N C H W, in [0,1]) to scores. In evaluation mode."
     head = nn.Linear(*way["weight"].T.shape)
@@ -280,6 +294,7 @@ def _check_metric(metric, y):
     if metric not in fitting:
         raise SettingError(f"metric = {metric!r}: labels {tuple(y.shape)} are judged by {' or '.join(fitting)}")
 
+# %% ../nbs/lib/17_evaluate.ipynb #3c7141c2
 @version(1)
 def logistic_score(x: Tensor, y: Tensor, x_val: Tensor, y_val: Tensor, x_test: Tensor, y_test: Tensor, *,
                    n_classes: int, metric: str, Cs: tuple = CS) -> Found:
@@ -299,10 +314,12 @@ def logistic_score(x: Tensor, y: Tensor, x_val: Tensor, y_val: Tensor, x_test: T
         numbers = metrics(found.scores, y_test) | {"C": found.C, "validation": max(found.validation)}
     return Found(numbers | {"error": 1 - numbers[metric]}, provenance(x.device))
 
+# %% ../nbs/lib/17_evaluate.ipynb #f91c68eb
 def error_rate(numbers: dict[str, float], test: Images) -> float:
     "1 − the number of `metrics` by which papers compare on the set of `test` (`downstream.metric_of`)."
     return 1 - numbers[metric_of(test)]
 
+# %% ../nbs/lib/17_evaluate.ipynb #85b9e02b
 def _logistic(reader, code, key, train, val, test, Cs, device=None):
     """`logistic_score` of what `reader()` gives, a function of images: called only if the result is not there for `key`
     and `code`."""
@@ -316,6 +333,7 @@ def _logistic(reader, code, key, train, val, test, Cs, device=None):
     key = key | {"train": train, "val": val, "test": test, **settings}
     return cached((logistic_score, *code), key, compute, device)
 
+# %% ../nbs/lib/17_evaluate.ipynb #e020444a
 def logistic_encoder(encoder: Encoder, train: Images, val: Images, test: Images, *, Cs: tuple = CS) -> Found:
     """Logistic evaluation (`logistic_score`) of the features of `encoder` (`simclic` §4.2): `metrics` on `test`, `C`
     and the `validation` that it was chosen by, `error` by the metric of the set (`downstream.metric_of`). Where images
@@ -324,11 +342,13 @@ def logistic_encoder(encoder: Encoder, train: Images, val: Images, test: Images,
     device, key = next(encoder.parameters()).device, {"encoder": plain(encoder)}
     return _logistic(lambda: partial(features, encoder), (features,), key, train, val, test, Cs, device)
 
+# %% ../nbs/lib/17_evaluate.ipynb #a74209e5
 def logistic_run(run: Run, step: int, train: Images, val: Images, test: Images, *, Cs: tuple = CS) -> Found:
     "`logistic_encoder` of the encoder of `run` after `step` steps; it is loaded only if the result is not there."
     key = {"encoder": _stored(run, step)}
     return _logistic(lambda: partial(features, load_encoder(run, step)), (features,), key, train, val, test, Cs)
 
+# %% ../nbs/lib/17_evaluate.ipynb #43024cc0
 def logistic_pixels(train: Images, val: Images, test: Images, *, Cs: tuple = CS) -> Found:
     "The same of the raw pixels."
     return _logistic(lambda: raw_pixels, (raw_pixels,), {}, train, val, test, Cs)
@@ -348,12 +368,14 @@ def cluster_accuracy(x: Tensor, x_test: Tensor, y_test: Tensor, k: int, *, compo
     numbers = {f.__name__: f(y_test, assigned) for f in (hungarian, nmi, purity)}
     return Found(numbers, provenance(x.device))
 
+# %% ../nbs/lib/17_evaluate.ipynb #dd8677cb
 @version(1)
 def _on_sphere(x, x_test, components):
     "`clustering.on_sphere` of `x`, and `x_test` in the same coordinates."
     basis = pca_at_most(x, components)
     return F.normalize(basis.projected), F.normalize(basis.project(x_test))
 
+# %% ../nbs/lib/17_evaluate.ipynb #de432bb8
 def _pixel_points(train, test, components):
     """The pixels, or their components: kept, because those of many pixels take seconds and every seed asks for the same
     ones."""
@@ -362,10 +384,12 @@ def _pixel_points(train, test, components):
     found = cached_tensors((raw_pixels, _on_sphere), {"train": train, "test": test, "components": components}, compute)
     return found["train"].to(best_device()), found["test"].to(best_device())
 
+# %% ../nbs/lib/17_evaluate.ipynb #41e6f328
 def _cluster_key(train, test, components, settings):
     key = arguments(cluster_accuracy, "x", "x_test", "y_test", test.n_classes, components=components, **settings)
     return {**key, "train": train, "test": test}
 
+# %% ../nbs/lib/17_evaluate.ipynb #2f16bb06
 def cluster_run(run: Run, step: int, train: Images, test: Images, components: int | None, **settings) -> Found:
     """`cluster_accuracy` (with its `settings`: seed, starts) of the encoder of `run` after `step` steps, with as many
     clusters as there are classes; kept by its weights. `DataError`: a test image without a label."""
@@ -376,6 +400,7 @@ def cluster_run(run: Run, step: int, train: Images, test: Images, components: in
     key = {"encoder": _stored(run, step), **_cluster_key(train, test, components, settings)}
     return cached((features, cluster_accuracy), key, compute)
 
+# %% ../nbs/lib/17_evaluate.ipynb #6baaebf2
 def cluster_pixels(train: Images, test: Images, components: int | None = None, **settings) -> Found:
     """`cluster_accuracy` of the raw pixels, or of so many of their principal components; kept. `DataError` as in
     `cluster_run`."""
@@ -400,6 +425,7 @@ def few_labels(images: Images, fraction: float, seed: int) -> Images:
                       f"added: {len(drawn)} images")
     return images[drawn]
 
+# %% ../nbs/lib/17_evaluate.ipynb #75596e74
 def _check_labelled(images, labels):
     if labels.ndim > 1: raise DataError(f"{images.name}: its images have several labels each; fine-tuning takes one")
     if (labels < 0).any(): raise DataError(f"{images.name} has images without a label: there is nothing to fine-tune on")
@@ -423,6 +449,7 @@ def fine_tuning(encoder: Encoder, images: Images, fraction: float, *, epochs: in
     return _tuning(encoder, few, lr=lr, seed=seed, batch_size=batch_size, steps=epochs * an_epoch,
                    keep=[round(e * an_epoch) for e in keep], **settings)
 
+# %% ../nbs/lib/17_evaluate.ipynb #9c9b5891
 def _tuning(encoder, images, *, batch_size, steps, keep=(), **settings):
     config = TrainConfig(**dict(optimizer="sgd", augment=RECIPES["crop-flip"]) | settings, method="supce", steps=steps,
                          encoder=encoder.name, batch_size=min(batch_size, len(images)), save_at=keep)
@@ -453,6 +480,7 @@ def evaluate_classifier(model: nn.Module, test: Images) -> Result:
     found = Found(metrics(scores, test.labels), provenance(next(model.parameters()).device))
     return Result(found, scores.argmax(1).tolist())
 
+# %% ../nbs/lib/17_evaluate.ipynb #01f14a49
 def evaluate_classifier_run(run: Run, test: Images, step: int | None = None) -> Result:
     "`evaluate_classifier` of the classifier of `run` after `step` steps (default: the last); kept by its weights."
     step = run.config.steps if step is None else step

@@ -38,6 +38,7 @@ def _roots(probs):
                            f"{total[m, n]:.4g}, least {probs[m, n].min():.3g}): give the softmax of the scores")
     return probs.div_(total[..., None]).sqrt_()
 
+# %% ../nbs/lib/19_geometry.ipynb #1bfd01bc
 def _check_labels(labels, n_classes):
     "Stop unless `labels` are N whole numbers from 0 to `n_classes` − 1."
     if labels.ndim != 1 or not len(labels) or labels.is_floating_point():
@@ -57,6 +58,7 @@ def _distances(a, b):
         total -= (x @ y).clamp_(FLOOR, 1).log_().sum(0)
     return total / a.shape[1]
 
+# %% ../nbs/lib/19_geometry.ipynb #ae4fb56c
 @version(1)
 def distances(probs: Tensor, others: Tensor) -> Tensor:
     """Bhattacharyya distances of A models `probs` (A×N×C probabilities) from B `others` (B×N×C): A×B, double
@@ -130,6 +132,7 @@ class InPCA(NamedTuple):
         products = (old.mean(1) + new.mean(1, keepdim=True) - new - old.mean()) / 2
         return products @ self.coordinates / self.eigenvalues
 
+# %% ../nbs/lib/19_geometry.ipynb #9ff569c8
 @version(1)
 def inpca(probs: Tensor) -> InPCA:
     """The map of M models `probs` (M×N×C probabilities) by intensive PCA, all axes (`geometry`, Fig. 1b); N of
@@ -155,6 +158,7 @@ def _direction(weight, generator):
     lengths = [t.flatten(1).norm(dim=1).view(-1, *[1] * (t.ndim - 1)) for t in (weight, noise)]
     return noise * (lengths[0] / lengths[1])
 
+# %% ../nbs/lib/19_geometry.ipynb #c7b50909
 @torch.no_grad()
 @version(1)
 def filter_directions(model: nn.Module, n: int, generator: Generator) -> list[dict[str, Tensor]]:
@@ -178,6 +182,7 @@ def _check(model, images, directions=None):
     if any({k: t.shape for k, t in d.items()} != shapes for d in directions):
         raise SettingError("a direction does not fit the model's parameters: use filter_directions(model, …)")
 
+# %% ../nbs/lib/19_geometry.ipynb #e86fe460
 def _device(model): return next(model.parameters()).device
 
 def _first(model, images):
@@ -189,6 +194,7 @@ def _parts(images, device, part):
     n = math.ceil(len(images) / part)
     for x, y in zip(images.pixels.chunk(n), images.labels.chunk(n)): yield to_float(x.to(device)), y.long().to(device)
 
+# %% ../nbs/lib/19_geometry.ipynb #03b76e8d
 def _loss(model, weights, x, y):
     "The sum of the cross-entropy with `weights` in place of the parameters."
     return F.cross_entropy(functional_call(model, weights, (x,)), y, reduction="sum")
@@ -199,11 +205,13 @@ def _at_once(model, images, recalibrate):
     part = PART if recalibrate else min(PART, fit)  # recalibrated, the result depends on the part
     return part, max(1, fit // part)
 
+# %% ../nbs/lib/19_geometry.ipynb #59bb7100
 def _each(at, points, net):
     "`at` of each of `points` (G×D) as one batch; one after the other where torch cannot: BatchNorm of channels_last images on a GPU."
     normed = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in net.modules())
     return torch.stack([at(p) for p in points]) if points.is_cuda and normed else vmap(at)(points)
 
+# %% ../nbs/lib/19_geometry.ipynb #ed665758
 @torch.no_grad()
 def _losses(model, images, directions, points, recalibrate, bar=None):
     "The mean loss at each of `points` (G×D, in units of the D `directions`): G, on the CPU."
@@ -219,6 +227,7 @@ def _losses(model, images, directions, points, recalibrate, bar=None):
             if bar: bar.update(len(some))
     return torch.cat(found)
 
+# %% ../nbs/lib/19_geometry.ipynb #af4edfee
 @version(1)
 def loss_surface(model: nn.Module, images: Images, directions: list[dict[str, Tensor]], grid: Tensor,
                  recalibrate: bool = False) -> Tensor:
@@ -285,10 +294,12 @@ def _beyond(v, basis):
     for one in basis * 2: v = v - (one @ v) * one  # twice: the first time leaves what was rounded
     return v
 
+# %% ../nbs/lib/19_geometry.ipynb #b02aa481
 def _check_square(matrix):
     if len(matrix.shape) != 2 or matrix.shape[0] != matrix.shape[1] or not matrix.shape[0]:
         raise SettingError(f"the matrix is {'×'.join(map(str, matrix.shape))}: must be square, at least 1×1")
 
+# %% ../nbs/lib/19_geometry.ipynb #f031588c
 @version(1)
 def top_eigenvalue(matrix, generator: Generator, tolerance: float = 1e-3, steps: int = 100) -> float:
     """The largest eigenvalue of a symmetric `matrix` (a tensor, `Hessian`, or anything with @ and a shape), by

@@ -49,6 +49,7 @@ def _axes(x):
     within = x.double() @ span
     return span @ torch.linalg.eigh(within.T @ within)[1]
 
+# %% ../nbs/lib/16_logistic.ipynb #0a8e85ed
 class _Problems:
     "Mean loss + λ/2‖W‖² on features `x` (N×D) for R penalties λ: n values of C, each for L sets of labels."
     def __init__(self, x, lambdas, bias):
@@ -95,6 +96,7 @@ class _Problems:
         weight = w[..., :-1] @ self.axes.T
         return weight, w[..., -1] - weight @ self.mean
 
+# %% ../nbs/lib/16_logistic.ipynb #23656b8f
 class Multinomial(_Problems):
     "Each sample is of one class `y` (N, below K)."
     def __init__(self, x, lambdas, y):
@@ -105,6 +107,7 @@ class Multinomial(_Problems):
         p = z.softmax(0)
         return p - p * p
 
+# %% ../nbs/lib/16_logistic.ipynb #b244a686
 class OneVsRest(_Problems):
     "Each sample has (1), has not (−1) or leaves out (0) each of L labels `sign` (L×N)."
     def __init__(self, x, lambdas, sign):
@@ -118,6 +121,7 @@ class OneVsRest(_Problems):
 # %% ../nbs/lib/16_logistic.ipynb #bb479bff
 def _dot(a, b): return (a * b).sum((0, 2))  # per problem
 
+# %% ../nbs/lib/16_logistic.ipynb #a855775f
 def _direction(grad, diagonal, memory):
     "The two-loop recursion: −H⁻¹g as guessed from `diagonal` and `memory`, steps, changes of the gradient, 1/(s·y) or 0."
     q, alphas = grad.clone(), []
@@ -181,6 +185,7 @@ def _guess(w, logs, solved, i):
     near = [j for j in near if abs(logs[j] - logs[i]) <= 2.1] or near[:1]  # decades
     return sum(w[:, j] * math.prod((logs[i] - logs[k]) / (logs[j] - logs[k]) for k in near if k != j) for j in near)
 
+# %% ../nbs/lib/16_logistic.ipynb #81a21b63
 def _path(problems, Cs, start, tolerance, iterations):
     "Weights (K×n×L×(D+1)), objective, iterations and convergence (n×L) for Cs that grow, first from `start` (K×L×(D+1))."
     logs, labels, solved = [math.log10(C) for C in Cs], torch.arange(start.shape[1], device=start.device), []
@@ -218,6 +223,7 @@ class Logistic(NamedTuple):
         "Log-probabilities of the classes (M×K)."
         return self.odds(x, r).log_softmax(1)
 
+# %% ../nbs/lib/16_logistic.ipynb #6bcdea10
 def _check_strengths(Cs):
     bad = [C for C in Cs if not 0 < C < math.inf]
     if bad or not len(Cs): raise SettingError(f"C = {bad}: choose at least one number, all above 0 and finite")
@@ -228,6 +234,7 @@ def _check_features(x, y):
     if not x.isfinite().all():
         raise SettingError("features have NaN or infinity: leave those samples out, or see where training failed")
 
+# %% ../nbs/lib/16_logistic.ipynb #3fdfe4b4
 def check_samples(x: Tensor, y: Tensor, n_classes: int):
     "`SettingError` unless `x` is N×D (N at least 1) without NaN, and `y` has N classes, each from 0 to `n_classes`−1."
     _check_features(x, y)
@@ -236,9 +243,11 @@ def check_samples(x: Tensor, y: Tensor, n_classes: int):
     if lowest < 0: raise SettingError(f"{int((y < 0).sum())} samples have no label (below 0): leave them out")
     if highest >= n_classes: raise SettingError(f"label {int(highest)}: must be below n_classes = {n_classes}")
 
+# %% ../nbs/lib/16_logistic.ipynb #76d4ac20
 def _check_two(y):
     if (y == y[0]).all(): raise SettingError(f"all labels are {int(y[0])}: two classes are needed")
 
+# %% ../nbs/lib/16_logistic.ipynb #c42105bf
 def _fit(kind, x, y, Cs, start, tolerance, iterations):
     "Weights R×D×K, biases, objective, iterations, convergence; without `start` a large C is reached by decades from 0.01."
     x = x if x.dtype == torch.float64 else x.float()
@@ -254,6 +263,7 @@ def _fit(kind, x, y, Cs, start, tolerance, iterations):
     weight, bias = weight.permute(1, 3, 0, 2).flatten(2), bias.permute(1, 0, 2).flatten(1)
     return tuple(t[before:][order.argsort()] for t in (weight, bias, f * Cs * len(x), *found))
 
+# %% ../nbs/lib/16_logistic.ipynb #fcf81c40
 @version(1)
 def fit(x: Tensor, y: Tensor, Cs, n_classes: int, *, start: tuple[Tensor, Tensor] | None = None,
         tolerance: float = 2e-6, iterations: int = 1000) -> Logistic:
@@ -283,6 +293,7 @@ def accuracy(predicted: Tensor, y: Tensor) -> Tensor:
     "The share (0 to 1, float64, a scalar) of `predicted` classes (N) that are those of `y` (N)."
     return (predicted == y).double().mean()
 
+# %% ../nbs/lib/16_logistic.ipynb #116bc8cf
 @version(1)
 def mean_per_class(predicted: Tensor, y: Tensor) -> Tensor:
     """The mean (0 to 1, float64, a scalar) over the classes that `y` (N) has of the share of theirs that is `predicted`
@@ -298,6 +309,7 @@ class LogisticProbe(NamedTuple):
     C: float
     validation: list[float]  # the measure (accuracy: 0 to 1) on the validation set at each C
 
+# %% ../nbs/lib/16_logistic.ipynb #0c739c44
 @version(1)
 def logistic_probe(x: Tensor, y: Tensor, x_val: Tensor, y_val: Tensor, x_test: Tensor, *, n_classes: int, Cs=CS,
                    measure: Callable = accuracy) -> LogisticProbe:
@@ -324,6 +336,7 @@ def _curve(scores, has):
 
 def _area(hits, n): return (hits.diff(prepend=hits.new_zeros(1)) * hits / n).sum() / hits[-1]
 
+# %% ../nbs/lib/16_logistic.ipynb #fb3b92da
 def _eleven(hits, n):
     tenths = torch.arange(11, device=hits.device)[:, None]
     reached = 10 * hits >= tenths * hits[-1]  # in whole numbers: recall ≥ 0, 0.1, …, 1
@@ -335,18 +348,21 @@ def _each_label(of_curve, scores, y):
     columns = zip(scores.T, y.to(scores.device).T)
     return torch.stack([of_curve(*_curve(s[t >= 0], t[t >= 0] == 1)) for s, t in columns])
 
+# %% ../nbs/lib/16_logistic.ipynb #3c463508
 @version(1)
 def average_precision(scores: Tensor, y: Tensor) -> Tensor:
     """Average precision (0 to 1, float64) of each of L labels for `scores` and `y` (N×L: 1 has it, 0 has it not, −1 left
     out), as scikit-learn's `average_precision_score`. `SettingError`: a label that no sample has."""
     return _each_label(_area, scores, y)
 
+# %% ../nbs/lib/16_logistic.ipynb #0da39c5a
 @version(1)
 def average_precision_11(scores: Tensor, y: Tensor) -> Tensor:
     """Average precision as the VOC challenge of 2007 defines it (Everingham et al. 2010, §4.2), the mean of 11 points
     of the curve. The rest as in `average_precision`."""
     return _each_label(_eleven, scores, y)
 
+# %% ../nbs/lib/16_logistic.ipynb #095a45d7
 def _check_labels(y, where, needed):
     if y.ndim != 2 or not ((y == 1) | (y == 0) | (y == -1)).all():
         raise SettingError(f"labels are {tuple(y.shape)}, {y.unique()[:5].tolist()}: must be N×L, each 1, 0 or −1")
@@ -369,12 +385,14 @@ def fit_labels(x: Tensor, y: Tensor, Cs, *, start: tuple[Tensor, Tensor] | None 
     Cs = Cs if Cs.ndim == 2 else Cs[:, None].expand(-1, y.shape[1])
     return Logistic(*_fit(OneVsRest, x, ((y == 1).int() - (y == 0).int()).T.to(x.device), Cs, start, tolerance, iterations))
 
+# %% ../nbs/lib/16_logistic.ipynb #bc70c4c3
 class LabelsProbe(NamedTuple):
     "Logistic probes of L labels: their log-odds on the test features (M×L), the C of each, and how that was chosen."
     scores: Tensor
     C: list[float]
     validation: Tensor  # R×L, the measure (average precision) on the validation set at each C
 
+# %% ../nbs/lib/16_logistic.ipynb #668cd012
 @version(1)
 def labels_probe(x: Tensor, y: Tensor, x_val: Tensor, y_val: Tensor, x_test: Tensor, *, Cs=CS,
                  measure: Callable = average_precision) -> LabelsProbe:

@@ -23,6 +23,7 @@ def _similarities(z, temperature):
 def _check_temperature(temperature):
     if not 0 < temperature < float("inf"): raise SettingError(f"temperature = {temperature}: must be above 0 and finite")
 
+# %% ../nbs/lib/08_losses.ipynb #70999fec
 @version(1)
 def nt_xent(z1: Tensor, z2: Tensor, temperature: float = 0.5) -> Tensor:
     "NT-Xent of two views of N images, `z1` and `z2` (N×D, any length): a scalar (`rotnet`, Eq. 1). `SettingError`: temperature not above 0."
@@ -42,6 +43,7 @@ def _compared(z, labels, temperature):
     labels = labels.repeat(len(z) // len(labels))
     return _similarities(z, temperature), (labels[:, None] == labels).fill_diagonal_(False)
 
+# %% ../nbs/lib/08_losses.ipynb #dc2eed14
 @version(1)
 def sup_con(z: Tensor, labels: Tensor, temperature: float = 0.07) -> Tensor:
     """SupCon of V views of N images, `z` (V·N×D, any length; the first view of all, then the second, …) with
@@ -62,6 +64,7 @@ def nt_xent_as_published(z1: Tensor, z2: Tensor, temperature: float = 0.07) -> T
     total = logits.masked_fill(logits.isinf(), 0).sum(1)
     return (total.log() - logits[positive]).mean()
 
+# %% ../nbs/lib/08_losses.ipynb #ebf815e8
 @version(1)
 def sup_con_as_published(z: Tensor, labels: Tensor, temperature: float = 0.07) -> Tensor:
     """`geometry`'s Eq. 3 as printed, the log outside of the mean over positives (Khosla et al. 2020's L_in);

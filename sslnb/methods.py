@@ -33,22 +33,26 @@ class Batch(NamedTuple):
     y: Tensor
     index: Tensor
 
+# %% ../nbs/lib/12_methods.ipynb #ecd7fe61
 class Epoch(NamedTuple):
     "How an epoch begins."
     order: Tensor  # places of images, as many as there are images
     notes: dict[str, float] = {}  # for the history of the run
     reset_params: tuple[nn.Parameter, ...] = ()  # those that begin anew: the optimiser forgets what it knew of them
 
+# %% ../nbs/lib/12_methods.ipynb #1e8c1a4c
 def own_rows(draw_all, n: int, views: int = 1):
     "Of the random numbers `draw_all(V·N)` for V `views` of a whole batch of N images, the rows of this process's `n` images."
     whole = n * world().num_processes
     return local_shard(draw_all(views * whole), whole)
 
+# %% ../nbs/lib/12_methods.ipynb #cd24fccd
 def random_views(x: Tensor, recipe: Augment, generator: Generator, views: int = 1) -> Tensor:
     "`views` random views of every image of `x` (uint8 N C H W): the N first ones, then the N second ones …, float in [0,1]."
     numbers = own_rows(lambda n: draw_numbers(recipe, n, generator), len(x), views)
     return apply_views(x.repeat(views, 1, 1, 1), recipe, numbers)
 
+# %% ../nbs/lib/12_methods.ipynb #f72b8f7f
 @version(1)
 class Method(nn.Module):
     """What all methods share: the encoder; and, unless a method says otherwise, a random order and one random view of each
@@ -95,6 +99,7 @@ class SupCon(SimCLR):
         z = all_gather(self.projector(self.encoder(views)), views=2)
         return sup_con(z, all_gather(batch.y), self.temperature)
 
+# %% ../nbs/lib/12_methods.ipynb #c1907820
 def _check_labelled(images):
     missing = int((images.labels < 0).sum())
     if missing: raise SettingError(f"{missing} images of {images.name} have no label, and this method learns from labels")
@@ -116,6 +121,7 @@ class RotNet(Method):
         turned, turns = views
         return F.cross_entropy(self.head(self.encoder(turned)).float(), turns)
 
+# %% ../nbs/lib/12_methods.ipynb #25caf1df
 def _check_square(images, why):
     height, width = images.pixels.shape[2:]
     if height != width:
@@ -146,6 +152,7 @@ class DeepCluster(Method):
     def loss(self, views, batch):
         return F.cross_entropy(self.head(self.encoder(views)).float(), self.assigned[batch.index])
 
+# %% ../nbs/lib/12_methods.ipynb #1fa575e2
 def _check_clusters(clusters, components, dim, n):
     if not 2 <= clusters <= n: raise SettingError(f"clusters = {clusters}: must be from 2 to {n}, the number of images")
     if not 1 <= components <= dim:
@@ -156,6 +163,7 @@ def _warn_of_collapse(notes, k):
         warnings.warn(f"DeepCluster is collapsing: {k} clusters are as uneven as {notes['effective']:.1f} equal ones "
                       f"({notes['empty']} empty, the largest holds {notes['largest']:.0%} of the images)")
 
+# %% ../nbs/lib/12_methods.ipynb #5b81d211
 @torch.no_grad()
 def _begin_anew(layer: nn.Linear, generator):
     "Small random weights (Caron et al.'s code: deviation 0.01), drawn where the generator is."
@@ -303,6 +311,7 @@ def method_class(name: str) -> type[Method]:
     if name not in METHODS: raise SettingError(f"no method is called {name!r}; there are: {', '.join(METHODS)}")
     return METHODS[name]
 
+# %% ../nbs/lib/12_methods.ipynb #4f93198e
 def method_options(name: str, given: dict) -> dict:
     "The options of method `name`: `given`, checked, and completed by the defaults."
     return keyword_options(method_class(name), given, name)

@@ -39,6 +39,7 @@ def _resized(x, side):
     "Images brought to `side`×`side` pixels (bicubic); None: as they are."
     return x if side is None else F.interpolate(x, size=(side, side), mode="bicubic")
 
+# %% ../nbs/lib/07_models.ipynb #f9313bf7
 @version(1)
 class Encoder(nn.Module):
     """Images (N C H W, in [0,1]) to features (N×`dim`): normalise, stem, stages, mean over positions. `resize`: the side in
@@ -68,6 +69,7 @@ def _conv(c_in, c_out, kernel=3, stride=1, padding=1):
     nn.init.kaiming_normal_(conv.weight, mode="fan_out")
     return nn.Sequential(conv, nn.BatchNorm2d(c_out), nn.ReLU(inplace=True))
 
+# %% ../nbs/lib/07_models.ipynb #952da106
 def _block(c_in, c_out, stride):
     from torchvision.models.resnet import BasicBlock  # here, since it takes seconds to import
     shortcut = None
@@ -78,6 +80,7 @@ def _block(c_in, c_out, stride):
         if isinstance(m, nn.Conv2d): nn.init.kaiming_normal_(m.weight, mode="fan_out")
     return block
 
+# %% ../nbs/lib/07_models.ipynb #6c2adcd0
 @version(1)
 def small_resnet(width: int, normalize: Normalize, channels: int, side: int) -> Encoder:
     "Three residual blocks of `width`, 2×, 4× channels behind a stem of stride 2 (4 above 64 pixels)."
@@ -108,6 +111,7 @@ class Sobel(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor: return F.conv2d(x.mean(1, keepdim=True), self.kernels, padding=1)
 
+# %% ../nbs/lib/07_models.ipynb #4f5d1537
 @version(1)
 def alexnet(widths, normalize: Normalize, channels: int, side: int, sobel: bool = False) -> Encoder:
     "AlexNet with BatchNorm: five convolutions and two fully connected layers of the given seven `widths`."
@@ -150,6 +154,7 @@ def make_encoder(name: str, normalize: Normalize, channels: int, side: int) -> E
     made.name, made.side = name, side
     return made
 
+# %% ../nbs/lib/07_models.ipynb #91506a9d
 @version(1)
 def encoder(name: str, images) -> Encoder:
     """The encoder called `name` for `images` (a `data.Images`): its channels, its size (of images that are not square the shorter
@@ -204,6 +209,7 @@ def fast_precision(device: torch.device) -> str:
     found = torch.cpu.get_capabilities() if device.type == "cpu" else {}
     return "bf16" if any(found.get(k) for k in ("avx512_bf16", "amx_bf16", "sve_bf16")) else "fp32"  # Intel and AMD; ARM servers
 
+# %% ../nbs/lib/07_models.ipynb #876714fd
 def autocast(precision: str, device: torch.device) -> torch.autocast:
     "A context in which convolutions and matrix products run in `precision` (`bf16` or `fp32`)."
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
@@ -241,6 +247,7 @@ def outputs(model: nn.Module, fn, images, size: int | None = None) -> Tensor:
             n += len(x)
     return found
 
+# %% ../nbs/lib/07_models.ipynb #6c821234
 @version(1)
 def features(encoder: Encoder, images, stage: int = -1) -> Tensor:
     """The features (N×D, float32, where `outputs` leaves them) of `images` after `stage` of the encoder (default: the
@@ -256,6 +263,7 @@ def _pooled(out, what):
                            "take the mean over T, or one of them)")
     return out.mean((2, 3)) if out.ndim == 4 else out
 
+# %% ../nbs/lib/07_models.ipynb #4709f6b6
 @version(1)
 class Wrapped(nn.Module):
     "A network of yours with what evaluation asks of an `Encoder`: images (N C H W, in [0,1]) to features (N×`dim`). Made by `wrap`."
@@ -280,6 +288,7 @@ class Wrapped(nn.Module):
         if unused: raise SettingError(f"{type(self.module).__name__} does not call {unused} on the way to its features")
         return [*(seen[name] for name in self.stages), last]
 
+# %% ../nbs/lib/07_models.ipynb #4324c4e7
 @version(1)
 def wrap(module: nn.Module, statistics=None, *, side: int | None = None, resize: int | None = None, layers: Sequence[str] = (),
          name: str | None = None) -> Wrapped:
@@ -301,6 +310,7 @@ def wrap(module: nn.Module, statistics=None, *, side: int | None = None, resize:
     made.name, made.side, made.dim = name, side, _try(made, name, side)
     return made
 
+# %% ../nbs/lib/07_models.ipynb #315ff0ca
 def _normalize(statistics):
     if isinstance(statistics, Normalize): return statistics
     if statistics is None: return Normalize(torch.zeros(3), torch.ones(3))
@@ -311,8 +321,10 @@ def _normalize(statistics):
     if len(mean) != len(std): raise SettingError(f"{len(mean)} means, but {len(std)} deviations: give one of each for every channel")
     return Normalize(mean, std)
 
+# %% ../nbs/lib/07_models.ipynb #789bd5f6
 def _device(module): return next((t.device for t in (*module.parameters(), *module.buffers())), torch.device("cpu"))
 
+# %% ../nbs/lib/07_models.ipynb #540379ae
 def _try(made, name, side) -> int:
     "How many features come of two random images. `SettingError`: none, or not finite ones."
     x = torch.rand(2, made.normalize.mean.shape[1], side, side, generator=torch.Generator().manual_seed(0))

@@ -28,6 +28,7 @@ class Settings:
     dataset: str = ""
     seeds: list[int]
 
+# %% ../nbs/lib/20_protocols.ipynb #f2c0c2b2
 def scales_of(kind: type[Settings], same: dict, **own: dict) -> dict[str, Settings]:
     "The scales of a paper: settings of a `kind` with the values that all share and each scale's `own`."
     return {name: kind(scale=name, **same, **values) for name, values in own.items()}
@@ -95,6 +96,7 @@ def kept_steps(p: RotNetSettings) -> tuple[int, ...]:
     "The steps after which an encoder is judged: 0 (untrained), `probe_at` as far as it goes, the last."
     return (0, *[s for s in p.probe_at if s < p.steps], p.steps)
 
+# %% ../nbs/lib/20_protocols.ipynb #c18156ec
 def pretraining(p: RotNetSettings, method: str, batch: int, seed: int, *, dataset: str | None = None,
                 encoder: str | None = None, **settings) -> TrainConfig:
     """The paper's pretraining by `method` with the settings `p` of a notebook (§3.1): SimCLR with Adam, RotNet and the
@@ -134,6 +136,7 @@ def counterpart(dataset: str) -> str:
     found = [name for name in OTHER_SETS[dataset] if data.is_there(name)]
     return found[0] if found else OTHER_SETS[dataset][0]
 
+# %% ../nbs/lib/20_protocols.ipynb #58682716
 def task_set(dataset: str) -> str:
     "The set whose TASKS encoders of `dataset` are tuned on: drawn ones for drawn ones, CIFAR-100, or what is there of it, for photographs."
     if dataset.startswith("shapes"): return "shapes-20"
@@ -192,6 +195,7 @@ def digit_set(dataset: str) -> str:
     "The set in the part of MNIST: scikit-learn's digits beside drawn images, MNIST itself beside photographs."
     return "digits" if dataset.startswith("shapes") else "mnist"
 
+# %% ../nbs/lib/20_protocols.ipynb #eecc6f75
 def alexnet_training(p: DeepClusterSettings, method: str, images: data.Images, dataset: str, seed: int, clusters: int | None = None) -> TrainJob:
     """The training of AlexNet by `method` ("deepcluster" or "supce") on the `images` of `dataset`, with the settings `p` of
     the notebook. Colour images are seen as Sobel edges in SimCLR's views, grey ones (digits) shifted by up to two pixels."""
@@ -204,6 +208,7 @@ def alexnet_training(p: DeepClusterSettings, method: str, images: data.Images, d
         options=dict(clusters=clusters or p.clusters, components=p.components) if by_clusters else {})
     return TrainJob(*resolve(config, best_device(), images))
 
+# %% ../nbs/lib/20_protocols.ipynb #b65bbdd8
 def lars_training(p: DeepClusterSettings, images: data.Images, dataset: str, batch: int, seed: int) -> TrainJob:
     """SimCLR with LARS on `images` of `dataset` at a `batch` size (§4.1), kept at the start and after each of `p`'s
     `simclr_epochs`."""
@@ -264,12 +269,14 @@ def mae_recipes(p: MAESettings) -> dict[str, Augment]:
     return {"none": RECIPES["none"], "shift": RECIPES["crop-flip"], "crop": Augment(scale=full.scale, flip=full.flip),
             "full": full}
 
+# %% ../nbs/lib/20_protocols.ipynb #127c10f6
 def _mae_training(p, images, dataset, views, batch, follow, **settings):
     an_epoch = max(1, len(images) // batch)
     config = TrainConfig(dataset=dataset, batch_size=batch, steps=max(p.epochs) * an_epoch, augment=mae_recipes(p)[views],
                          save_at=(0, *(e * an_epoch for e in p.epochs)) if follow else (), **settings)
     return TrainJob(*resolve(config, best_device(), images))
 
+# %% ../nbs/lib/20_protocols.ipynb #21cc92e2
 def contrast_training(p: MAESettings, images: data.Images, dataset: str, seed: int, views: str = "full",
                       batch: int | None = None) -> TrainJob:
     """The paper's SimCLR (§3) on `images` of `dataset`, for `p`'s epochs; kept after each of them, unless it has other `views`
@@ -278,6 +285,7 @@ def contrast_training(p: MAESettings, images: data.Images, dataset: str, seed: i
     return _mae_training(p, images, dataset, views, batch, (views, batch) == ("full", p.batch_size), method="simclr", seed=seed,
                          encoder=p.encoder, lr=1e-3, options=dict(zip(("hidden", "out"), p.projector), temperature=0.5))
 
+# %% ../nbs/lib/20_protocols.ipynb #6088555f
 def masked_training(p: MAESettings, images: data.Images, dataset: str, seed: int, reading: str, views: str = "none") -> TrainJob:
     """MAE on `images` of `dataset`. Reading "as published" (§3): an MLP decodes plain pixels; "corrected": a transformer decodes
     normalised ones (He et al. 2022). Kept after each of `p`'s epochs where nothing is augmented."""
@@ -396,6 +404,7 @@ def five_way_tasks(task_set: str, most: int) -> list[tuple[data.Images, data.Ima
     parts = [[data.load(task_set, split, classes=ids) for split in ("train", "test")] for ids in TASKS[task_set]]
     return [(train.at_most(most), test) for train, test in parts]
 
+# %% ../nbs/lib/20_protocols.ipynb #e3db03bc
 def rival_training(p: GeometrySettings, images: data.Images, dataset: str, method: str, seed: int, temperature: float | None = None) -> TrainJob:
     """Training on `images` of `dataset` by one of the RIVALS with the settings `p` of a notebook; the contrastive ones at
     `p`'s temperature or another."""

@@ -30,17 +30,20 @@ def public(name: str) -> str:
     "The name of a set (or of two, with an arrow) for records, file names and figures: a folder's own name and a digest, not its place."
     return "->".join(data.public_name(part) for part in name.split("->"))
 
+# %% ../nbs/lib/21_report.ipynb #80ef1753
 def made_public(value: Any) -> Any:
     "A plain value with the names of all sets made `public`."
     if isinstance(value, dict): return {k: made_public(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)): return [made_public(v) for v in value]
     return public(value) if isinstance(value, str) and "folder:" in value else value
 
+# %% ../nbs/lib/21_report.ipynb #db07708c
 def slug(name: str) -> str:
     """`name` as a part of a file name: at most 80 characters a-z, 0-9, ".", "-" and "_". Different names have different ones. `->`
     becomes "--"."""
     return "--".join(_slug(part) for part in name.split("->", 1))
 
+# %% ../nbs/lib/21_report.ipynb #15d0e355
 def _slug(name: str) -> str:
     kept = re.sub(r"-{2,}", "-", re.sub(r"[^a-z0-9.-]", "-", name.lower()))[:30].strip("-.")
     return kept if kept == name else f"{kept}_{hashlib.sha256(name.encode()).hexdigest()[:8]}"
@@ -49,10 +52,12 @@ def copies_folder(dataset: str, scale: str) -> Path:
     "Where executed notebooks and figures of a set at a scale are: `<dataset>-<scale>` in the folder of reports."
     return reports() / f"{slug(public(dataset))}-{slug(scale)}"
 
+# %% ../nbs/lib/21_report.ipynb #26760323
 def reports() -> Path:
     "The folder of your records, copies and figures: `SSLNB_REPORTS`, else `reports` in the project."
     return folder("SSLNB_REPORTS", "reports")
 
+# %% ../nbs/lib/21_report.ipynb #5397de1d
 def published() -> Path:
     "The folder of what is published with the project: `SSLNB_PUBLISHED`, else `reports/published`. Nothing is written there by a run."
     return folder("SSLNB_PUBLISHED", "reports/published")
@@ -79,10 +84,12 @@ def begin_run(parameters: dict):
     global _begun
     _begun = to_json(made_public(parameters)) if parameters else ""
 
+# %% ../nbs/lib/21_report.ipynb #e02a63e1
 def begun() -> str:
     "The parameters of this run that differ from its scale's, as JSON; empty where none does."
     return _begun
 
+# %% ../nbs/lib/21_report.ipynb #bd93c0b5
 def record(values: dict[str, float], *, paper: str, item: str, method: str, dataset: str, scale: str, seed: int = 0,
            setting: dict | None = None, n: int | None = None, run: Run | None = None):
     """Write one record per metric of `values`; `n` is the number of test images, `run` where the encoder came from. Values from
@@ -91,10 +98,12 @@ def record(values: dict[str, float], *, paper: str, item: str, method: str, data
     record_all([dict(values=values, paper=paper, item=item, method=method, dataset=dataset, scale=scale, seed=seed,
                      setting=setting, n=n, run=run)])
 
+# %% ../nbs/lib/21_report.ipynb #f6c95cc8
 def record_all(many: list[dict]):
     "Write many records of one paper, data set and scale at once; each of `many` holds the arguments of a `record`."
     _store([row for one in many for row in _rows(**one)])
 
+# %% ../nbs/lib/21_report.ipynb #3d102794
 def _rows(values, *, paper, item, method, dataset, scale, seed=0, setting=None, n=None, run=None) -> list[dict]:
     unknown = ", ".join(set(values) - set(UNITS))
     if unknown: raise SettingError(f"no unit is known for {unknown}: add it to report.UNITS")
@@ -105,6 +114,7 @@ def _rows(values, *, paper, item, method, dataset, scale, seed=0, setting=None, 
             **{k: origin[k] for k in TRAINED}, **{f"eval_{k}": by[k] for k in ("device", "versions", "commit")}}
     return [same | {"metric": m, "value": _finite(m, v), "unit": UNITS[m]} for m, v in values.items()]
 
+# %% ../nbs/lib/21_report.ipynb #0559ccdd
 def _finite(metric: str, value) -> float:
     if not math.isfinite(value): raise SettingError(f"{metric} = {value}: only a finite number can go on record")
     return float(value)
@@ -113,10 +123,12 @@ def _seed(seed) -> int:
     if not SEEDS[0] <= seed <= SEEDS[1]: raise SettingError(f"seed = {seed}: a seed is a whole number from {SEEDS[0]} to {SEEDS[1]}")
     return int(seed)
 
+# %% ../nbs/lib/21_report.ipynb #36ed542f
 def _setting(setting: dict | None) -> str:
     try: return to_json(made_public(setting or {}))
     except (TypeError, ValueError) as err: raise SettingError(f"setting = {setting}: not plain values ({err})") from None
 
+# %% ../nbs/lib/21_report.ipynb #41c23ab8
 def _store(rows: list[dict], same: Sequence[str] = tuple(KEY)):
     "Add records of one paper, data set and scale; what equals one of them in the columns `same` makes way."
     new = pd.DataFrame(rows, columns=COLUMNS).astype({"n": "Int64"})
@@ -140,6 +152,7 @@ def _is_object(text: str) -> bool:
     try: return not text or isinstance(json.loads(text), dict)
     except ValueError: return False
 
+# %% ../nbs/lib/21_report.ipynb #a01a3ea7
 def _good(text: pd.DataFrame, number: pd.DataFrame) -> pd.Series:
     "Which rows are records? `number`: their numbers, NaN where there is none."
     read = np.isfinite(number) | (text[_NUMBERS] == "")
@@ -147,6 +160,7 @@ def _good(text: pd.DataFrame, number: pd.DataFrame) -> pd.Series:
     plain = text["setting"].map(_is_object) & text["parameters"].map(_is_object) & (text["setting"] != "")
     return read.all(axis=1) & whole.all(axis=1) & plain & number.value.notna() & number.seed.between(*SEEDS)
 
+# %% ../nbs/lib/21_report.ipynb #4cb55621
 def _read(path: Path) -> tuple[pd.DataFrame, str]:
     "The records of one file, and what is wrong with it."
     with open(path, encoding="utf-8", errors="replace", newline="") as f:
@@ -161,6 +175,7 @@ def _read(path: Path) -> tuple[pd.DataFrame, str]:
     odd = [str(line) for line in rows if line not in whole or not good[line]]
     return _typed(text[good]), f"no records in line {', '.join(odd[:5])}{' and others' * (len(odd) > 5)}" if odd else ""
 
+# %% ../nbs/lib/21_report.ipynb #12c83f59
 _last_read: dict[Path, tuple] = {}  # of each file: its time and size, and what was read then
 
 def _read_once(path: Path) -> tuple[pd.DataFrame, str]:
@@ -170,11 +185,13 @@ def _read_once(path: Path) -> tuple[pd.DataFrame, str]:
     if _last_read.get(path, (None,))[0] != stamp: _last_read[path] = (stamp, _read(path))
     return _last_read[path][1]
 
+# %% ../nbs/lib/21_report.ipynb #1da9c7ad
 def _typed(text: pd.DataFrame) -> pd.DataFrame:
     "Text as numbers, where it stands for numbers."
     numbers = text[_NUMBERS].apply(pd.to_numeric, errors="coerce")
     return text.assign(**numbers.astype({"seed": "int64", "value": float, "n": "Int64", "seconds": float})).reset_index(drop=True)
 
+# %% ../nbs/lib/21_report.ipynb #269f5097
 def read_records(path: Path) -> pd.DataFrame:
     "The records of one file. What is no record in it is passed over, with a warning that names file and line."
     try: table, wrong = _read_once(path)
@@ -191,6 +208,7 @@ def _all_of(place: Path, source: str) -> pd.DataFrame:
     table = pd.concat(tables, ignore_index=True) if tables else _typed(pd.DataFrame(columns=COLUMNS))
     return table.assign(source=source)
 
+# %% ../nbs/lib/21_report.ipynb #9c9e3ecc
 def _replaced(theirs: pd.DataFrame, yours: pd.DataFrame) -> np.ndarray:
     "Which of the published records make way for yours?"
     def among(columns, of):
@@ -199,6 +217,7 @@ def _replaced(theirs: pd.DataFrame, yours: pd.DataFrame) -> np.ndarray:
     return np.where(margin, among([*_ITEM, "method", "setting"], lambda t: t.metric == "margin"),
                     among(_ITEM, lambda t: t.metric != "margin"))
 
+# %% ../nbs/lib/21_report.ipynb #3873d7f8
 def records(every: bool = False, **where) -> pd.DataFrame:
     """The records, yours and the published ones that you have not measured again (column `source`), of runs with this run's parameters
     (`begun`), or of `every` run, whose columns equal `where`. The entries of `setting` are columns of their own."""
@@ -212,6 +231,7 @@ def records(every: bool = False, **where) -> pd.DataFrame:
         table = table[table[column] == value] if column in table else table.iloc[:0]
     return table
 
+# %% ../nbs/lib/21_report.ipynb #5991a517
 def expand_settings(table: pd.DataFrame) -> pd.DataFrame:
     "The table with the entries of its JSON column `setting` as further columns."
     entries = pd.DataFrame([json.loads(s) for s in table["setting"]], index=table.index).convert_dtypes()
@@ -226,17 +246,20 @@ def interval(values) -> tuple[float, float, float]:
     half = stats.t.ppf(0.975, len(values) - 1) * values.sem()
     return values.mean(), values.mean() - half, values.mean() + half
 
+# %% ../nbs/lib/21_report.ipynb #d5cf8747
 def paired_interval(a, b) -> tuple[float, float, float]:
     """The mean difference of two S×M tables of right answers (S seeds; the same M test images in both), with its 95 %
     limits over the *images*. `interval` of one difference a seed covers the seeds; small effects should pass both."""
     return interval((np.asarray(a, float) - np.asarray(b, float)).mean(0))
 
+# %% ../nbs/lib/21_report.ipynb #5e9afa13
 TOY_SCALES = ("smoke", "quick")
 
 def evidence(low: float, high: float) -> str:
     "Which way an interval of margins points."
     return "for" if low > 0 else "against" if high < 0 else "unclear"
 
+# %% ../nbs/lib/21_report.ipynb #33c931b6
 def verdict(points: str, scale: str) -> str:
     "The verdict on a claim for which the `evidence` at `scale` points that way."
     if scale in TOY_SCALES: return "toy"
@@ -249,6 +272,7 @@ def told(differences, above: str = "ahead", below: str = "behind") -> str:
     word = {"for": above, "against": below, "unclear": "undecided"}[evidence(low, high)]
     return f"{mean:+z.3f} [{low:+z.3f}, {high:+z.3f}], {word}".replace("inf", "∞")
 
+# %% ../nbs/lib/21_report.ipynb #d251df37
 def compared(a: str, b: str, of: tuple[float, float, float]) -> str:
     "Which of two is above the other, in words and points, by mean and 95 % limits of a − b as fractions (`interval`)."
     (mean, low, high), points = of, evidence(*of[1:])
@@ -279,6 +303,7 @@ def margins(a: pd.DataFrame, b: pd.DataFrame, on: Sequence[str] = ("seed",)) -> 
     both = a.merge(b, on=list(on), suffixes=("_a", "_b"))
     return (both.value_a - both.value_b).groupby(both.seed).mean()
 
+# %% ../nbs/lib/21_report.ipynb #c7677a56
 @functools.cache
 def claims() -> pd.DataFrame:
     "All claims of the five papers, by key: paper, where, text."
@@ -291,19 +316,23 @@ def rules() -> pd.DataFrame:
     which one; all where it is empty."""
     return pd.read_csv(ROOT / "data" / "rules.csv", keep_default_na=False)
 
+# %% ../nbs/lib/21_report.ipynb #9b7ed44e
 def part_name(setting: dict) -> str:
     "The part of a claim that a margin's setting stands for: its values, but for the reading."
     return ", ".join(str(v) for k, v in setting.items() if k != "reading")
 
+# %% ../nbs/lib/21_report.ipynb #8b0cb43c
 def reading_of(setting: dict) -> str:
     "As published, unless the setting says otherwise."
     return setting.get("reading", "as published")
 
+# %% ../nbs/lib/21_report.ipynb #a6feb822
 def rules_for(claim: str, reading: str) -> pd.DataFrame:
     "The rules for all parts of a claim in one reading."
     table = rules()
     return table[(table.claim == claim) & table.reading.isin(["", reading])]
 
+# %% ../nbs/lib/21_report.ipynb #ba4e6b2a
 def rule(claim: str, setting: dict) -> pd.Series:
     "The rule for one part of a claim. `SettingError`: there is none."
     table, name = rules_for(claim, reading_of(setting)), part_name(setting)
@@ -331,6 +360,7 @@ def record_claim(claim: str, values: pd.Series, *, dataset: str, scale: str, met
     rows = [row for seed, value in values.items() for row in _rows({"margin": how.sign * value + how.tolerance}, seed=seed, **about)]
     _store(rows, [k for k in KEY if k != "seed"])
 
+# %% ../nbs/lib/21_report.ipynb #c7ae8186
 def known_margins(**which) -> pd.DataFrame:
     "The `records` of margins, but for those of claims or parts that have no rule: of these, a warning."
     found = records(metric="margin", **which)
@@ -338,11 +368,13 @@ def known_margins(**which) -> pd.DataFrame:
     for claim, setting in unknown: warnings.warn(f"margins of {claim} {setting} are on record, but have no rule in data/rules.csv: passed over")
     return found[~pd.MultiIndex.from_frame(found[["item", "setting"]]).isin(unknown)] if unknown else found
 
+# %% ../nbs/lib/21_report.ipynb #5ab6212b
 def _has_rule(claim: str, setting: str) -> bool:
     try: rule(claim, json.loads(setting))
     except SettingError: return False
     return claim in claims().index
 
+# %% ../nbs/lib/21_report.ipynb #6984808c
 def judge_part(claim: str, found: pd.DataFrame) -> dict:
     "Name, margin with limits, smallest detectable difference, evidence of one part of a claim (margins of one setting)."
     setting = json.loads(found.setting.iloc[0])
@@ -351,10 +383,12 @@ def judge_part(claim: str, found: pd.DataFrame) -> dict:
     return {"part": part_name(setting), "mean": mean, "low": low, "high": high, "seeds": len(found),
             "detectable": detectable(found.value), "points": points}
 
+# %% ../nbs/lib/21_report.ipynb #caee46ba
 def missing_parts(claim: str, reading: str, names: list[str]) -> list[str]:
     "The parts that the rules ask for and that are not among `names`."
     return [p for p in rules_for(claim, reading).part if not any(fnmatch(n, p) for n in names)]
 
+# %% ../nbs/lib/21_report.ipynb #af29756c
 def judge_claim(claim: str, found: pd.DataFrame, scale: str) -> dict:
     """Margin, smallest detectable difference, evidence and verdict of one reading of a claim. For it, all parts must be; one
     part is enough against it."""
@@ -367,6 +401,7 @@ def judge_claim(claim: str, found: pd.DataFrame, scale: str) -> dict:
     return {"margin": told(lambda p: f"{p['mean']:+.3f} [{p['low']:+.3f}, {p['high']:+.3f}]") + absent,
             "detectable": told(lambda p: f"{p['detectable']:.3f}"), "evidence": whole, "verdict": verdict(whole, scale)}
 
+# %% ../nbs/lib/21_report.ipynb #f136695b
 def _judged(name: str, margins: pd.DataFrame) -> list[dict]:
     "A row for each data set, scale and reading of which there are margins of a claim, or one that says that there are none."
     row = {"claim": name, "text": claims().loc[name, "text"]}
@@ -376,10 +411,12 @@ def _judged(name: str, margins: pd.DataFrame) -> list[dict]:
     empty = dict.fromkeys(["dataset", "scale", "reading", "margin", "detectable", "evidence"], "")
     return rows or [row | empty | {"verdict": "not run", "from": ""}]
 
+# %% ../nbs/lib/21_report.ipynb #150702d9
 def whose(table: pd.DataFrame) -> str:
     "Whose the records of a table are: yours, published, or both."
     return " and ".join(sorted(table["source"].unique(), reverse=True))
 
+# %% ../nbs/lib/21_report.ipynb #a69941d6
 def verdicts(names: list[str], dataset: str | None = None, scale: str | None = None) -> pd.DataFrame:
     """A verdict for each claim in `names` from the margins on record; for a claim with several parts, all of them are needed.
     Readings are judged apart; so are data sets and scales, unless one is named."""
@@ -399,6 +436,7 @@ def reported(paper: str, item: str) -> pd.DataFrame:
     if found.empty: raise SettingError(f"no numbers of {paper!r}, {item!r}; there are: {known}")
     return found
 
+# %% ../nbs/lib/21_report.ipynb #e99f3013
 def number_verdict(paper: float, values, tolerance: float, scale: str) -> str:
     "Does our interval lie within `tolerance` of a number of the paper's (reproduced), apart from it (not reproduced), or neither?"
     _, low, high = interval(values)
@@ -406,6 +444,7 @@ def number_verdict(paper: float, values, tolerance: float, scale: str) -> str:
     outside = low > paper + tolerance or high < paper - tolerance
     return verdict("for" if inside else "against" if outside else "unclear", scale)
 
+# %% ../nbs/lib/21_report.ipynb #d1be23ac
 def compare(paper: str, item: str, scale: str, tolerance: float = 0.02, *,
             instead: dict[str, str] | None = None,
             **where) -> pd.DataFrame:
@@ -423,6 +462,7 @@ def compare(paper: str, item: str, scale: str, tolerance: float = 0.02, *,
         rows.append(row)
     return pd.DataFrame(rows)
 
+# %% ../nbs/lib/21_report.ipynb #7049202e
 def _only(table, where) -> pd.Series:
     "The values, one a seed, of the rows whose columns equal `where`."
     for column, value in where.items():  # a value may be a list, such as the classes of a task
@@ -452,6 +492,7 @@ def against_published() -> pd.DataFrame:
     found = np.select([equal.reindex(both.index, fill_value=False), half.isna(), difference.abs() <= half], ["same", "one seed", "within"], "apart")
     return pd.DataFrame({"yours": both.mean_a, "published": both.mean_b, "difference": difference, "found": found}).reset_index()
 
+# %% ../nbs/lib/21_report.ipynb #47da553e
 def agreement(found: pd.DataFrame) -> pd.DataFrame:
     "How many numbers of `against_published` are same, within, apart or of one seed, for each table or figure, set and scale."
     counts = pd.crosstab([found[c] for c in ("paper", "item", "dataset", "scale")], found["found"])

@@ -27,24 +27,28 @@ from .core import ROOT, SettingError, best_device, folder, locked, replacing, to
 class CorruptFile(Exception):
     "A stored file that is missing, truncated or changed; the message names it."
 
+# %% ../nbs/lib/14_runs.ipynb #c70179f2
 def save_tensors(path: Path, tensors: dict[str, Tensor], **info):
     "Write `tensors` and the plain values `info` to `path`, atomically, with their digest."
     tensors = {k: t.detach().cpu().contiguous() for k, t in tensors.items()}
     with replacing(path) as part:
         save_file(tensors, part, {"sha256": tensor_digest(tensors), "info": json.dumps(info)})
 
+# %% ../nbs/lib/14_runs.ipynb #da735f9f
 @contextmanager
 def _opened(path):
     try:
         with safe_open(path, "pt") as f: yield f
     except (OSError, SafetensorError) as err: raise CorruptFile(f"{path}: {err}") from None
 
+# %% ../nbs/lib/14_runs.ipynb #13a27812
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
     "The tensors and the info of `save_tensors`; `CorruptFile` where the contents do not match their digest."
     with _opened(path) as f: tensors, meta = {k: f.get_tensor(k) for k in f.keys()}, f.metadata()
     if tensor_digest(tensors) != meta["sha256"]: raise CorruptFile(f"{path}: the contents do not match their digest")
     return tensors, json.loads(meta["info"])
 
+# %% ../nbs/lib/14_runs.ipynb #fba6238c
 def stored_info(path: Path) -> dict:
     "The plain values in the head of a file of `save_tensors`, and its `sha256`, without reading the tensors."
     with _opened(path) as f: meta = f.metadata()
@@ -61,12 +65,14 @@ def commit() -> str:
         return git("rev-parse", "--short=10", "HEAD") + ("+" if git("status", "--porcelain", "-uno", "sslnb") else "")
     except (OSError, subprocess.CalledProcessError): return "unknown"
 
+# %% ../nbs/lib/14_runs.ipynb #b9fffe7b
 def device_name(device: torch.device) -> str:
     "The GPU's name, or the CPU's architecture and the number of threads."
     if device.type == "cuda": return torch.cuda.get_device_name(device)
     threads = torch.get_num_threads()
     return f"{platform.machine()} CPU, {threads} thread{'s' * (threads > 1)}"
 
+# %% ../nbs/lib/14_runs.ipynb #f3b1a8ca
 @functools.cache
 def _versions() -> str:
     return (f"sslnb {__version__}, torch {torch.__version__}, torchvision {metadata.version('torchvision')}, "
@@ -81,6 +87,7 @@ def store_folder() -> Path:
     "The folder of all runs: `SSLNB_STORE`, else `reports/runs` in the project."
     return folder("SSLNB_STORE", "reports/runs")
 
+# %% ../nbs/lib/14_runs.ipynb #33702495
 _ELSEWHERE = "name a store of your own with SSLNB_STORE"
 
 class Run:
@@ -134,6 +141,7 @@ class Found(dict):
         self.by = by or {}
     def __or__(self, other): return Found({**self, **other}, self.by)
 
+# %% ../nbs/lib/14_runs.ipynb #92993ff8
 def _whole(fns, key: dict) -> dict:
     fns = fns if isinstance(fns, (list, tuple)) else (fns,)
     return {"behaviour": behaviour_of(*fns), "key": plain(key)}
@@ -141,11 +149,13 @@ def _whole(fns, key: dict) -> dict:
 def _place(whole: dict, suffix: str) -> Path:
     return store_folder() / "results" / f"{hashlib.sha256(to_json(whole).encode()).hexdigest()[:16]}{suffix}"
 
+# %% ../nbs/lib/14_runs.ipynb #1748a608
 def _keep(path: Path, write: Callable[[Path], None]):
     "Write a result; where that cannot be, it is computed again next time."
     try: write(path)
     except OSError as err: warnings.warn(f"{path.parent} cannot be written to ({err.strerror}): results are not kept")
 
+# %% ../nbs/lib/14_runs.ipynb #11f2c19b
 def cached(fns, key: dict, compute: Callable[[], dict], device: torch.device | None = None) -> Found:
     """The plain values that `compute()` gives, from the store if they were computed before for an equal `key` (all arguments that can
     change them) by code of equal behaviour (`behaviour_of`): `fns`, one function or several. `device`: where `compute` works (default: the best)."""
@@ -161,6 +171,7 @@ def cached(fns, key: dict, compute: Callable[[], dict], device: torch.device | N
     kept = json.loads(text)
     return Found(kept["result"], kept["by"])
 
+# %% ../nbs/lib/14_runs.ipynb #196c8657
 def cached_tensors(fns, key: dict, compute: Callable[[], dict[str, Tensor]], device: torch.device | None = None) -> Found:
     "The same for tensors (returned on the CPU)."
     path = _place(whole := _whole(fns, key), ".safetensors")

@@ -21,30 +21,36 @@ def circle(x, y, cx, cy, r):
     dx, dy = x - cx, y - cy
     return np.sqrt(dx * dx + dy * dy) - r
 
+# %% ../nbs/lib/02_shapes.ipynb #e6dae140
 def oval(x, y, cx, cy, rx, ry):
     "An ellipse with axes along x and y; exact on the outline, approximate elsewhere."
     return circle((x - cx) / rx, (y - cy) / ry, 0, 0, 1) * np.minimum(rx, ry)
 
+# %% ../nbs/lib/02_shapes.ipynb #a00f686d
 def wedge(x, y, cx, y0, y1, w0, w1):
     "An upright trapezoid from height `y0`, where it is 2·`w0` wide, to height `y1`, where it is 2·`w1` wide."
     slope = (w1 - w0) / (y1 - y0)
     side = (abs(x - cx) - w0 - slope * (y - y0)) / np.sqrt(1 + slope * slope)
     return np.maximum(side, np.maximum(y0 - y, y - y1))
 
+# %% ../nbs/lib/02_shapes.ipynb #ea849497
 def stroke(x, y, x0, y0, x1, y1, r):
     "A line from (`x0`, `y0`) to (`x1`, `y1`) drawn with a round pen of radius `r`."
     dx, dy = x1 - x0, y1 - y0
     along = clip(((x - x0) * dx + (y - y0) * dy) / (dx * dx + dy * dy), 0, 1)
     return circle(x - along * dx, y - along * dy, x0, y0, r)
 
+# %% ../nbs/lib/02_shapes.ipynb #c53bf09f
 def clip(a, low, high):
     "`a`, but at least `low` and at most `high`."
     return np.minimum(np.maximum(a, low), high)
 
+# %% ../nbs/lib/02_shapes.ipynb #58a8d570
 def join(*parts):
     "All `parts` together: the union."
     return reduce(np.minimum, parts)
 
+# %% ../nbs/lib/02_shapes.ipynb #f632bda6
 def cut(part, hole):
     "`part` without `hole`."
     return np.maximum(part, -hole)
@@ -57,6 +63,7 @@ def figure(draws):
     FIGURES[draws.__name__] = draws
     return draws
 
+# %% ../nbs/lib/02_shapes.ipynb #47d8d3e3
 @figure
 def tree(x, y, u, v):
     "Trunk; crown, round or pointed."
@@ -64,6 +71,7 @@ def tree(x, y, u, v):
     crown = np.where(v < .5, oval(x, y, 0, .3, w, .65), wedge(x, y, 0, -.4, 1, w, 0))
     return wedge(x, y, 0, -1, 0, .16, .1), crown
 
+# %% ../nbs/lib/02_shapes.ipynb #631bbed5
 @figure
 def house(x, y, u, v):
     "Walls with a door; roof."
@@ -71,6 +79,7 @@ def house(x, y, u, v):
     door = wedge(x, y, w * (v - .5), -.9, -.3, .15, .15)
     return cut(wedge(x, y, 0, -.9, .2, w, w), door), wedge(x, y, 0, .15, .5 + .5 * v, w + .2, .1)
 
+# %% ../nbs/lib/02_shapes.ipynb #327a119b
 @figure
 def car(x, y, u, v):
     "Body with a cabin; two wheels."
@@ -78,6 +87,7 @@ def car(x, y, u, v):
     body = join(wedge(x, y, 0, -.4, .05, .95, .9), wedge(x, y, .3 * (v - .5), 0, .35 + .2 * u, .6, .35))
     return body, join(circle(x, y, -.55, -.42, r), circle(x, y, .55, -.42, r))
 
+# %% ../nbs/lib/02_shapes.ipynb #053f6f65
 @figure
 def arch(x, y, u, v):
     "Wall with a gate; beam."
@@ -85,12 +95,14 @@ def arch(x, y, u, v):
     gate = join(circle(x, y, 0, -.1, r), wedge(x, y, 0, -1.5, -.1, r, r))
     return cut(wedge(x, y, 0, -.9, .6, .85, .85), gate), wedge(x, y, 0, .55, .8, .95, .95 - .3 * v)
 
+# %% ../nbs/lib/02_shapes.ipynb #d82ec48e
 @figure
 def boat(x, y, u, v):
     "Hull and mast; sail."
     hull = join(wedge(x, y, 0, -.8, -.35, .5 + .2 * u, .95), stroke(x, y, 0, -.4, 0, .95, .05))
     return hull, wedge(x + (y + .2) * (.25 * v), y, .15, -.2, .9, .6, .02)
 
+# %% ../nbs/lib/02_shapes.ipynb #102b135b
 @figure
 def person(x, y, u, v):
     "Body, legs and waving arms; head."
@@ -98,12 +110,14 @@ def person(x, y, u, v):
     arms = join(stroke(x, y, 0, .3, -.55, .7 * u - .1, .08), stroke(x, y, 0, .3, .55, .7 * v - .1, .08))
     return join(legs, arms, wedge(x, y, 0, -.25, .4, .2, .24)), circle(x, y, 0, .7, .25)
 
+# %% ../nbs/lib/02_shapes.ipynb #075f7d2a
 @figure
 def mushroom(x, y, u, v):
     "Stem; cap."
     cap = np.maximum(oval(x, y, 0, .05, .6 + .3 * u, .5 + .35 * v), -.05 - y)
     return wedge(x, y, 0, -.85, .1, .28, .18), cap
 
+# %% ../nbs/lib/02_shapes.ipynb #6dead892
 @figure
 def cup(x, y, u, v):
     "Bowl with a handle; what is in it."
@@ -111,12 +125,14 @@ def cup(x, y, u, v):
     handle = abs(circle(x, y, .5, -.05, .3)) - .08
     return join(handle, wedge(x, y, -.15, -.7, .6, .35 + .15 * u, .6)), oval(x, y, -.15, .6, .6, .14)
 
+# %% ../nbs/lib/02_shapes.ipynb #5df07579
 @figure
 def rocket(x, y, u, v):
     "Fins; hull."
     hull = oval(x, y, 0, .1, .24 + .12 * u, .9)
     return wedge(x, y, 0, -.85, -.1, .6 + .2 * v, .15), np.maximum(hull, -.7 - y)
 
+# %% ../nbs/lib/02_shapes.ipynb #f8cc070e
 @figure
 def bird(x, y, u, v):
     "Body, tail, neck and legs; head and beak."
@@ -135,18 +151,21 @@ def flower(x, y, u, v):
     petals = [circle(x, y, r * a, .45 + r * b, .22) for a, b in corners]
     return stem, cut(join(*petals), circle(x, y, 0, .45, .13))
 
+# %% ../nbs/lib/02_shapes.ipynb #a0560a80
 @figure
 def lamp(x, y, u, v):
     "Stand; shade."
     stand = join(stroke(x, y, 0, -.8, 0, .3, .06), wedge(x, y, 0, -.95, -.75, .4 + .15 * v, .25))
     return stand, wedge(x, y, 0, .05, .85, .65, .2 + .25 * u)
 
+# %% ../nbs/lib/02_shapes.ipynb #a7ac4ee2
 @figure
 def snowman(x, y, u, v):
     "Three balls; hat."
     balls = join(circle(x, y, 0, -.5, .4 + .1 * u), circle(x, y, 0, .05, .34), circle(x, y, 0, .45, .25))
     return balls, join(wedge(x, y, 0, .6, .7, .4, .4), wedge(x, y, 0, .65, .9 + .1 * v, .22, .22))
 
+# %% ../nbs/lib/02_shapes.ipynb #bf4c9568
 @figure
 def cactus(x, y, u, v):
     "Stem and two arms; pot."
@@ -155,6 +174,7 @@ def cactus(x, y, u, v):
                 stroke(x, y, .6, b, 0, b - .1, .12), stroke(x, y, .6, b, .6, b + .45, .12))
     return join(arms, stroke(x, y, 0, -.8, 0, .75, .19)), wedge(x, y, 0, -1, -.7, .35, .45)
 
+# %% ../nbs/lib/02_shapes.ipynb #17e46987
 @figure
 def chair(x, y, u, v):
     "Legs; seat and back."
@@ -162,6 +182,7 @@ def chair(x, y, u, v):
     legs = join(wedge(x, y, -.4, -.95, 0, .08, .08), wedge(x, y, .4, -.95, 0, .08, .08))
     return legs, join(wedge(x, y, 0, -.2, 0, .52, .52), wedge(x, y, -.42, -.2, .6 + .35 * u, .11, .11))
 
+# %% ../nbs/lib/02_shapes.ipynb #513259a9
 @figure
 def bottle(x, y, u, v):
     "Glass; label."
@@ -169,6 +190,7 @@ def bottle(x, y, u, v):
     neck = join(wedge(x, y, 0, .2, .5, w, .12), wedge(x, y, 0, .4, .9, .12, .12))
     return join(wedge(x, y, 0, -.95, .2, w, w), neck), wedge(x, y, 0, -.6, .3 * v - .3, w, w)
 
+# %% ../nbs/lib/02_shapes.ipynb #952b2745
 @figure
 def umbrella(x, y, u, v):
     "Stick with a crook; cover."
@@ -176,6 +198,7 @@ def umbrella(x, y, u, v):
     cover = np.maximum(oval(x, y, 0, .15, .9, .55 + .2 * u), .15 - y)
     return join(stroke(x, y, 0, -.75, 0, .95, .06), crook), cut(cover, circle(x, y, 0, .1, .1 + .15 * v))
 
+# %% ../nbs/lib/02_shapes.ipynb #892215fc
 @figure
 def fish(x, y, u, v):
     "Body and tail; back fin and eye."
@@ -184,12 +207,14 @@ def fish(x, y, u, v):
     return join(oval(x, y, .1, -.05, .75, .32 + .12 * u), wedge(y, x, 0, -.95, -.4, .42, .05)), join(
         fin, circle(x, y, .5, .05, .1))
 
+# %% ../nbs/lib/02_shapes.ipynb #f2e8b4d7
 @figure
 def tower(x, y, u, v):
     "Shaft and roof; gallery and band."
     shaft = join(wedge(x, y, 0, -.95, .45, .35 + .1 * u, .22), wedge(x, y, 0, .65, 1, .35, .02))
     return shaft, join(wedge(x, y, 0, .4, .52, .38, .38), wedge(x, y, 0, -.4, .2 * v - .1, .3, .3))
 
+# %% ../nbs/lib/02_shapes.ipynb #27e32d16
 @figure
 def cone(x, y, u, v):
     "Three scoops of ice; cone."
@@ -201,6 +226,7 @@ def waves(z):
     "Triangle wave of period 1 between 0 and 1; 1 where `z` is whole."
     return abs(2 * (z - np.floor(z)) - 1)
 
+# %% ../nbs/lib/02_shapes.ipynb #e6726403
 def clouds(grid, size: int):
     "Value noise (B size size) from random numbers on a coarse grid (B m m) by smoothstep interpolation."
     at = (np.arange(size) + .5) * (grid.shape[1] - 1) / size
@@ -210,10 +236,12 @@ def clouds(grid, size: int):
     rows = grid[:, i] * (1 - t)[:, None] + grid[:, i + 1] * t[:, None]
     return rows[:, :, i] * (1 - t) + rows[:, :, i + 1] * t
 
+# %% ../nbs/lib/02_shapes.ipynb #45049a14
 def coverage(distance, size: int):
     "Share of a pixel that a form covers (0…1), from the signed distance at the pixel's centre."
     return clip(.5 - distance * (size / 2), 0, 1)
 
+# %% ../nbs/lib/02_shapes.ipynb #2804c65c
 def lay(image, mask, colour):
     "Paints `colour` (B 3 · ·) over `image` (B 3 H W), in place, as far as `mask` (B H W, 0…1) says."
     image += mask[:, None] * (colour - image)
@@ -250,6 +278,7 @@ def brightness(colour):
     "Luma (ITU-R BT.601) of colours (B 3 · ·): B · ·."
     return .299 * colour[:, 0] + .587 * colour[:, 1] + .114 * colour[:, 2]
 
+# %% ../nbs/lib/02_shapes.ipynb #706a4439
 def apart(colour, other, gap):
     "`colour` (B 3 · ·), made brighter or darker where it is less than `gap` from the brightness of `other`."
     above = brightness(colour) - brightness(other)
@@ -284,6 +313,7 @@ def _background(dice, D, X, Y, size):
     lay(image, coverage(Y - horizon, size), land * (1 + D.rough * (.4 * coarse + .4 * fine))[:, None])
     return image, .5 * (sky + land)
 
+# %% ../nbs/lib/02_shapes.ipynb #02a55615
 def _clutter(image, count, dice, D, X, Y, behind):
     "Paints `count` small ovals and boxes, whose contrast may be as low as it likes."
     for _ in range(count):
@@ -292,6 +322,7 @@ def _clutter(image, count, dice, D, X, Y, behind):
         form = np.where(kind < .5, oval(X, Y, cx, cy, h * w, h), box)
         lay(image, coverage(form, image.shape[-1]), apart(dice.colour(*D.paint), behind, dice(0, .3)))
 
+# %% ../nbs/lib/02_shapes.ipynb #16a2fc0d
 def _place(dice, D, X, Y):
     "The figure's own coordinates at every pixel (B H W), and its scale."
     s, t = dice(*D.scale), dice(-D.turn, D.turn)
@@ -300,6 +331,7 @@ def _place(dice, D, X, Y):
     cos, sin = (1 - t * t) / (1 + t * t), 2 * t / (1 + t * t)  # t is the tangent of half the angle
     return (cos * dx + sin * dy) * dice(.85, 1.2), cos * dy - sin * dx, s
 
+# %% ../nbs/lib/02_shapes.ipynb #5c7d0550
 def _shading(dice, D, x, y, labels):
     "Brightness over a figure (B H W, about 1): light from above, and stripes or checks."
     often = 1 + 3 * (.6 * (labels * 7 % D.figures / D.figures)[:, None, None] + .4 * dice())
@@ -308,6 +340,7 @@ def _shading(dice, D, x, y, labels):
     if D.checks: weave = weave * waves(often * (x - slant * y))
     return 1 + D.light * y + D.texture * dice(.4, 1) * (weave - .5)
 
+# %% ../nbs/lib/02_shapes.ipynb #477d33e3
 def _figure(image, labels, dice, D, X, Y, behind):
     "Paints each picture's figure."
     x, y, s = _place(dice, D, X, Y)
@@ -321,6 +354,7 @@ def _figure(image, labels, dice, D, X, Y, behind):
     for part, colour in zip(parts, (first, second)):
         lay(image, clear * coverage(part * s, image.shape[-1]), colour * shade[:, None])
 
+# %% ../nbs/lib/02_shapes.ipynb #b11b2903
 def draw_batch(labels, table, size: int, D: Domain):
     "Pictures (B 3 size size, float, about 0…1) of figures `labels` (B) from random numbers `table` (B THROWS)."
     dice, axis = Dice(table), (2 * np.arange(size) + 1.) / size - 1

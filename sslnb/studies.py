@@ -34,12 +34,14 @@ def declared(place: Path) -> dict[str, About]:
     if not isinstance(table, dict): raise ValueError(f"{path}: it says something about each notebook, by its number")
     return {number: _about(f"{path}, {number}", number, said) for number, said in table.items()}
 
+# %% ../nbs/lib/22_studies.ipynb #42772f2c
 def _about(where: str, number, said) -> About:
     if not isinstance(number, str): raise ValueError(f"{where}: write the number in quotes, such as \"04\"")
     if not isinstance(said, dict): raise ValueError(f"{where}: give some of {', '.join(About._fields)}")
     for name, value in said.items(): _check(where, name, value)
     return About(**said)
 
+# %% ../nbs/lib/22_studies.ipynb #4aa6b0ad
 def _check(where: str, name: str, value):
     if name not in About._fields: raise ValueError(f"{where}: {name} means nothing; there are: {', '.join(About._fields)}")
     usual = About._field_defaults[name]

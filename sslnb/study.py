@@ -43,6 +43,7 @@ def _injected(history: list[str]) -> set[str]:
     cells = [c for c in history if c.startswith("# Parameters\n")]
     return {t.id for node in ast.parse(cells[-1]).body for t in node.targets} if cells else set()
 
+# %% ../nbs/lib/23_study.ipynb #2f3e1b33
 def _complaints(name: str, value) -> list[str]:
     "What is wrong with the value of a parameter, in sentences."
     values = value if isinstance(value, list) else [value]
@@ -83,6 +84,7 @@ def at_least(p, **minima: int):
              for name, n in minima.items() if enough[name] < n]
     if short: raise SettingError("\n".join(short))
 
+# %% ../nbs/lib/23_study.ipynb #7bfe5a8e
 def same_length(p, *names: str):
     "`SettingError` unless these lists of the settings `p` are of one length: what stands at the same place in them belongs together."
     lengths = {name: len(getattr(p, name)) for name in names}
@@ -90,12 +92,14 @@ def same_length(p, *names: str):
     told = ", ".join(f"{name} has {n}" for name, n in lengths.items())
     raise SettingError(f"{told}: their entries belong together, so set these parameters together, with as many values each")
 
+# %% ../nbs/lib/23_study.ipynb #a21dff27
 def sets_there(*names: str):
     "`DataError` unless the training and the test images of all these sets are there."
     for name in dict.fromkeys(names):
         for split in ("train", "test"):
             if not is_there(name, split): load(name, split)  # which says what is missing
 
+# %% ../nbs/lib/23_study.ipynb #31985404
 def square(images: Images):
     "`DataError` unless the images are as high as wide: RotNet turns them by 90°."
     h, w = images.pixels.shape[-2:]
@@ -112,6 +116,7 @@ def style():
     sns.set_theme(context="notebook", style="ticks", palette="colorblind", font_scale=0.9,
                   rc={"figure.dpi": 90, "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False})
 
+# %% ../nbs/lib/23_study.ipynb #14f05b51
 def show_row(ax: plt.Axes, images: Tensor, title: str):
     "Float images (N C H W, in [0,1]) side by side in one axes."
     ax.imshow(torch.cat(list(images), 2).permute(1, 2, 0).squeeze(), cmap="gray", vmin=0, vmax=1)
@@ -172,6 +177,7 @@ def begin(name: str, namespace: dict, scales: dict[str, Any]) -> Study:
     pd.set_option("display.max_colwidth", None)
     return Study(name, parameters(namespace, scales), list(namespace["__annotations__"]))
 
+# %% ../nbs/lib/23_study.ipynb #9a4b7387
 def scale_table(s: Study, scales: dict[str, Any]) -> pd.DataFrame:
     "The parameters of a notebook: their values at each scale, side by side, and in this run."
     columns = {name: asdict(p) for name, p in scales.items()} | {"this run": asdict(s.settings)}

@@ -74,9 +74,11 @@ def make_optimizer(c: TrainConfig, params) -> torch.optim.Optimizer:
     if c.optimizer == "lars": return kind(params, c.lr, c.momentum, decay)
     return kind(params, c.lr, c.momentum, nesterov=c.momentum > 0, weight_decay=decay, fused=True)
 
+# %% ../nbs/lib/15_train.ipynb #6b21b9dd
 class Diverged(ArithmeticError):
     "The loss or a weight is no longer a finite number; the message names the step and the configuration."
 
+# %% ../nbs/lib/15_train.ipynb #3aed3701
 @version(1)
 class Training:
     """A method in training, from random weights or from those of `start`: takes steps; saved and restored to the bit. Where
@@ -175,6 +177,7 @@ class Training:
         other = {k for k in mine.keys() | saved.keys() if k not in mine or k not in saved or mine[k] != saved[k].shape}
         if other: raise CorruptFile(f"{path}: {', '.join(sorted(other)[:3])} of the method were other ones when it was saved")
 
+# %% ../nbs/lib/15_train.ipynb #be4bbd13
 def _fits(images, device):
     "May all images live on `device`? On a CPU they are where they are, at worst in a file; on a GPU they get half of what is free."
     return device.type != "cuda" or images.pixels.nbytes < torch.cuda.mem_get_info(device)[0] / 2
@@ -196,6 +199,7 @@ def _behaviour(config: TrainConfig, start) -> dict[str, int | str]:
     found = behaviour_of(Training, method_class(config.method), OPTIMIZERS[config.optimizer], *parts)
     return found if made else found | {config.encoder: hashlib.sha256(repr(start).encode()).hexdigest()[:16]}  # its settings
 
+# %% ../nbs/lib/15_train.ipynb #954017e5
 def resolve(config: TrainConfig, device: torch.device, images: data.Images | None = None, start: models.Encoder | None = None
             ) -> tuple[TrainConfig, data.Images]:
     """`config` with nothing left open for `device`, and its images: those that it names, or `images` (a part of them, or your own).
@@ -216,6 +220,7 @@ def resolve(config: TrainConfig, device: torch.device, images: data.Images | Non
                    start=config.start if start is None else digest_of(start),
                    behaviour=_behaviour(config, start)), images
 
+# %% ../nbs/lib/15_train.ipynb #ca92163b
 def _named(config) -> data.Images:
     if config.dataset is None: raise SettingError("no images: name a dataset, or give images of your own")
     return _load(config.dataset, config.split, size=config.size)
@@ -242,6 +247,7 @@ def _begin(run: Run, make: Callable[[], Training]) -> Training:
         return make()
     return training
 
+# %% ../nbs/lib/15_train.ipynb #3c17d322
 @contextmanager
 def _fastest_convolutions(device):
     "On a GPU, cuDNN tries its algorithms and takes the fastest for the sizes that come."
@@ -250,6 +256,7 @@ def _fastest_convolutions(device):
     try: yield
     finally: torch.backends.cudnn.benchmark = before
 
+# %% ../nbs/lib/15_train.ipynb #b9f349b7
 def _train(run: Run, training: Training, bar: Progress, save_every: float):
     "All remaining steps; what is to be kept is on disk before the state says so."
     c, saved, cost, writes = run.config, time.monotonic(), 0.0, world().is_main_process
@@ -271,10 +278,12 @@ def _train(run: Run, training: Training, bar: Progress, save_every: float):
             saved = time.monotonic()
             cost = saved - begun if saved - begun > 1 else 0.0  # large states are saved less often: 5 % of the time at most
 
+# %% ../nbs/lib/15_train.ipynb #331a2a6b
 def _keep_model(run, training):
     save_tensors(run.model_file(training.step), training.model(), step=training.step,
                  seconds=training.seconds, encoder=digest_of(training.method.encoder))
 
+# %% ../nbs/lib/15_train.ipynb #3d03b215
 def _finish(run, training):
     about = provenance(training.device) | {"seconds": round(training.seconds, 2),
         "images_per_second": round(run.config.steps * run.config.batch_size / training.seconds, 1)}
@@ -283,12 +292,14 @@ def _finish(run, training):
     notes = pd.DataFrame(training.notes, columns=None if training.notes else ["step"])
     run.finish(losses.merge(notes, how="outer", on="step"), about)
 
+# %% ../nbs/lib/15_train.ipynb #2abafc28
 class TrainJob(NamedTuple):
     "What is to be trained: a resolved configuration, its images, and the encoder that `config.start` names."
     config: TrainConfig
     images: data.Images
     start: models.Encoder | None = None
 
+# %% ../nbs/lib/15_train.ipynb #a7c727a4
 def _find_or_train(job, bar, device, store=None, save_every=30.0) -> tuple[Run, bool]:
     "The run of a job, and whether it had to be trained. A finished one is only read: its store may be somebody else's."
     _check_job(job)
@@ -304,6 +315,7 @@ def _find_or_train(job, bar, device, store=None, save_every=30.0) -> tuple[Run, 
     here.wait_for_everyone()  # nobody reads the run before it is written
     return run, True
 
+# %% ../nbs/lib/15_train.ipynb #fcfaec2c
 def _check_job(job):
     c, start = job.config, None if job.start is None else digest_of(job.start)
     if start != c.start: raise SettingError(f"start = {c.start!r} is not the digest of the encoder given to start from")
@@ -313,6 +325,7 @@ def _check_job(job):
     if c.behaviour != _behaviour(c, job.start):
         raise SettingError("this configuration was resolved with other code than there is now: `resolve` it again")
 
+# %% ../nbs/lib/15_train.ipynb #369cebcf
 def _found(run, bar):
     bar.update(run.config.steps)
     return run, False
@@ -324,11 +337,13 @@ def _is_whole(run) -> bool:
         if run.provenance_file.exists(): warnings.warn(f"{err}; this run is trained again")
         return False
 
+# %% ../nbs/lib/15_train.ipynb #52902dde
 def _make_room(run):
     "What is left of a damaged run is no run."
     run.provenance_file.unlink(missing_ok=True)
     with replacing(run.folder / "config.json") as part: part.write_text(to_json(run.config), "utf-8")
 
+# %% ../nbs/lib/15_train.ipynb #3919f099
 def train_all(jobs: list[TrainJob], device: torch.device | None = None, **kwargs) -> list[Run]:
     "The runs of `jobs`, from the store or trained, under one progress bar. Keywords as for `pretrain`."
     first = jobs[0].config
@@ -339,10 +354,12 @@ def train_all(jobs: list[TrainJob], device: torch.device | None = None, **kwargs
     bar.close(f"{name}: {sum(trained)} trained, {len(runs) - sum(trained)} from the store; {took:,.0f} s of training in all")
     return list(runs)
 
+# %% ../nbs/lib/15_train.ipynb #47bbf173
 def pretrain_all(configs: list[TrainConfig], device: torch.device | None = None, **kwargs) -> list[Run]:
     "`pretrain` for each of `configs`, under one progress bar. (On other images than they name: `resolve`, `train_all`.)"
     return train_all([TrainJob(*resolve(c, device or world().device)) for c in configs], device, **kwargs)
 
+# %% ../nbs/lib/15_train.ipynb #201bb748
 def pretrain(config: TrainConfig, images: data.Images | None = None, *, start: models.Encoder | None = None,
              device: torch.device | None = None, **kwargs) -> Run:
     """The run of `config`: from the store if it is there, trained (or its training continued) if not. On `images`, or on those that
@@ -360,6 +377,7 @@ def _state(run, step, part) -> dict[str, Tensor]:
     state, _ = load_tensors(run.model_file(step))
     return {k.removeprefix(part): v for k, v in state.items() if k.startswith(part)}
 
+# %% ../nbs/lib/15_train.ipynb #cbf472be
 def load_encoder(run: Run, step: int | None = None, device: torch.device | None = None, like: models.Encoder | None = None
                  ) -> models.Encoder:
     """The encoder of `run` after `step` steps (default: the last), in evaluation mode. `like`: for an encoder that is not in ENCODERS,
@@ -370,6 +388,7 @@ def load_encoder(run: Run, step: int | None = None, device: torch.device | None 
     except RuntimeError as err: raise SettingError(f"{run}: its encoder {run.config.encoder!r} is not like the one given: {err}") from None
     return encoder.to(device or best_device()).eval()
 
+# %% ../nbs/lib/15_train.ipynb #e2aef51c
 def _blank(run, state):
     "An encoder as that of `run`, whose weights are still to come."
     if run.config.encoder not in models.ENCODERS:
@@ -378,6 +397,7 @@ def _blank(run, state):
     blank = models.Normalize(torch.zeros(channels), torch.ones(channels))
     return models.make_encoder(run.config.encoder, blank, channels, run.config.size)
 
+# %% ../nbs/lib/15_train.ipynb #0e5bcf5f
 def load_classifier(run: Run, step: int | None = None, device: torch.device | None = None, like: models.Encoder | None = None
                     ) -> torch.nn.Sequential:
     "Encoder and classifier of `run`: images (N C H W, in [0,1]) to scores, one a class. In evaluation mode. `like` as in `load_encoder`."
@@ -387,12 +407,14 @@ def load_classifier(run: Run, step: int | None = None, device: torch.device | No
     head.load_state_dict(state)
     return torch.nn.Sequential(load_encoder(run, step, device, like), head.to(device or best_device())).eval()
 
+# %% ../nbs/lib/15_train.ipynb #868fb213
 def load_buffer(run: Run, name: str, step: int | None = None) -> Tensor:
     "What the method of `run` keeps under `name` (DeepCluster: `assigned`), after `step` steps (default: the last)."
     found = _state(run, step, name)
     if "" not in found: raise SettingError(f"{run} keeps nothing called {name!r}")
     return found[""]
 
+# %% ../nbs/lib/15_train.ipynb #7dd4f899
 def seconds_until(run: Run, step: int) -> float:
     "Seconds of training that `run` took up to `step`."
     return stored_info(run.model_file(step))["seconds"]

@@ -27,6 +27,7 @@ def per_side(side: int, patch: int) -> int:
                            f"{near} (size={near})")
     return side // patch
 
+# %% ../nbs/lib/06_vit.ipynb #dff1d905
 def side_of(x: Tensor) -> int:
     "The side of square images (N C S S). `SettingError` where they are not square."
     height, width = x.shape[-2:]
@@ -35,6 +36,7 @@ def side_of(x: Tensor) -> int:
                            f"size={min(height, width)}")
     return width
 
+# %% ../nbs/lib/06_vit.ipynb #5bd27df1
 @version(1)
 def patchify(x: Tensor, patch: int) -> Tensor:
     """Square images (N C S S) as patches (N×P×`patch`²C), row by row; pixel by pixel inside a patch, as He et al.
@@ -43,6 +45,7 @@ def patchify(x: Tensor, patch: int) -> Tensor:
     g = per_side(s, patch)
     return x.reshape(n, c, g, patch, g, patch).permute(0, 2, 4, 3, 5, 1).reshape(n, g * g, patch * patch * c)
 
+# %% ../nbs/lib/06_vit.ipynb #3fcc85d7
 @version(1)
 def unpatchify(patches: Tensor, patch: int) -> Tensor:
     "The square images (N C S S) that `patchify` cut into `patches` (N×P×`patch`²C). `SettingError`: other shapes."
@@ -77,11 +80,13 @@ def random_mask(n: int, patches: int, ratio: float, generator: Generator) -> tup
     order = torch.rand(n, patches, generator=generator, device=generator.device).argsort(1)
     return order[:, masked:], order[:, :masked]
 
+# %% ../nbs/lib/06_vit.ipynb #e54ca4ba
 @version(1)
 def pick(x: Tensor, places: Tensor) -> Tensor:
     "Of tokens or patches `x` (N×P×D) those at `places` (N×M): N×M×D."
     return x.gather(1, places[..., None].expand(-1, -1, x.shape[-1]))
 
+# %% ../nbs/lib/06_vit.ipynb #1981a08f
 @version(1)
 def put(x: Tensor, places: Tensor, values: Tensor) -> Tensor:
     "A copy of `x` (N×P×D) with `values` (N×M×D) at `places` (N×M)."
@@ -95,6 +100,7 @@ def run_block(block: nn.Module, x: Tensor) -> Tensor:
     plain = x.device.type == "cpu" and torch.is_grad_enabled()
     with sdpa_kernel(SDPBackend.MATH) if plain else nullcontext(): return block(x)
 
+# %% ../nbs/lib/06_vit.ipynb #e7c47350
 @version(1)
 class ViT(nn.Module):
     "Square images (N C S S, in [0,1]) to features (N×`dim`): patches, transformer blocks, mean over tokens."
@@ -151,6 +157,7 @@ def patch_for(side: int) -> int:
     "The patch for images of `side` pixels: 4 up to 48, 8 up to 96, else 16."
     return 4 if side <= 48 else 8 if side <= 96 else 16
 
+# %% ../nbs/lib/06_vit.ipynb #287494e0
 @version(1)
 def vit(preset: str, normalize: nn.Module, channels: int, side: int) -> ViT:
     "A ViT for images of `channels`×`side`×`side`. `SettingError`: no such preset, a `side` that patches do not fill."
@@ -169,6 +176,7 @@ class _Decoder(nn.Module):
         "The mask token at the positions of the patches at `masked` (N×M): N×M×width."
         return self.mask_token + self.places[masked]
 
+# %% ../nbs/lib/06_vit.ipynb #91e442e1
 @version(1)
 class MLPDecoder(_Decoder):
     "Tokens (N×V×`dim`) to masked patches (N×M×`out`): a 2-layer MLP (`mae` §3) of mean + mask token + position."
@@ -179,6 +187,7 @@ class MLPDecoder(_Decoder):
     def forward(self, tokens: Tensor, shown: Tensor, masked: Tensor) -> Tensor:
         return self.head(tokens.mean(1, keepdim=True) + self.questions(masked))
 
+# %% ../nbs/lib/06_vit.ipynb #3a5c2b7c
 @version(1)
 class TransformerDecoder(_Decoder):
     """Tokens (N×V×`dim`) to masked patches (N×M×`out`): `depth` transformer blocks of `width` over all tokens (He et
@@ -203,6 +212,7 @@ def patch_mean_std(patches: Tensor) -> tuple[Tensor, Tensor]:
     "Mean and standard deviation of every patch of N×P×D: N×P×1 each; the deviation is never 0."
     return patches.mean(-1, keepdim=True), (patches.var(-1, keepdim=True) + 1e-6).sqrt()
 
+# %% ../nbs/lib/06_vit.ipynb #2cccac73
 @version(1)
 def masked_mse(predicted: Tensor, patches: Tensor, masked: Tensor, normalize: bool = False) -> Tensor:
     """Mean squared error of `predicted` (N×M×D) as the `patches` (N×P×D) at `masked` (N×M): a scalar (`mae` §2.2).
