@@ -30,8 +30,8 @@ def _uniform(shape, low: float, high: float, generator: Generator) -> Tensor:
 
 # %% ../nbs/lib/05_augment.ipynb #c4638d4b
 def random_boxes(n: int, scale, ratio, generator: Generator) -> Tensor:
-    """n×4 boxes (centre x, centre y, width, height; in units of the image's width and height), as in a random resized crop
-    (SimCLR, app. A): `scale` bounds the share of the area, `ratio` the aspect."""
+    """n×4 boxes (centre x, centre y, width, height; in units of the image's width and height), as in a random resized
+    crop (SimCLR, app. A): `scale` bounds the share of the area, `ratio` the aspect."""
     area = _uniform((n, 10), *scale, generator)
     aspect = _uniform((n, 10), *map(math.log, ratio), generator).exp()
     w, h = (area * aspect).sqrt(), (area / aspect).sqrt()
@@ -69,8 +69,8 @@ def luma(x: Tensor) -> Tensor:
 
 # %% ../nbs/lib/05_augment.ipynb #732faeab
 def blend_(x: Tensor, image: Tensor, grey: Tensor, mean: Tensor) -> Tensor:
-    """`x` (N C H W, C 3 or 1) becomes image·x + grey·luma + mean·(mean luma), clamped to [0,1]. Each weight has one value per image
-    (N 1 1 1). In place: new memory would cost more than the arithmetic."""
+    """`x` (N C H W, C 3 or 1) becomes image·x + grey·luma + mean·(mean luma), clamped to [0,1]. Each weight has one
+    value per image (N 1 1 1). In place: new memory would cost more than the arithmetic."""
     y = luma(x)
     average = y.mean((2, 3), keepdim=True)
     torch.addcmul(average.mul_(mean), y, grey, out=y)
@@ -82,20 +82,23 @@ def turn_hue_(x: Tensor, turns: Tensor) -> Tensor:
     r, g, b = x.split(1, 1)
     low = x.amin(1, keepdim=True)
     chroma = x.amax(1, keepdim=True).sub_(low)
-    from_red = (g + b).sub_(r).sub_(low).div_(chroma.clamp(min=1e-12)).add_(1)  # sixths; grey pixels have no hue: any will do
+    # in sixths; grey pixels have no hue: any will do
+    from_red = (g + b).sub_(r).sub_(low).div_(chroma.clamp(min=1e-12)).add_(1)
     hue = from_red.copysign_(g - b).div_(6)
     own = torch.arange(3, device=x.device).view(1, 3, 1, 1) / 3  # the hues of red, green and blue
     torch.add(hue, turns.view(-1, 1, 1, 1) - own + 2, out=x)  # + 2: above 0
-    x.frac_().sub_(0.5).abs_().clamp_(1 / 6, 1 / 3)  # half a circle minus the distance: 1/3 and more are full, 1/6 nothing
+    # half a circle minus the distance: 1/3 and more are full, 1/6 nothing
+    x.frac_().sub_(0.5).abs_().clamp_(1 / 6, 1 / 3)
     return torch.addcmul(low - chroma, chroma.mul_(6), x, out=x)
 
 # %% ../nbs/lib/05_augment.ipynb #bcaba46c
 _BLOCK = 128  # images that a CPU recolours at a time: about what its cache holds
 
 def colour_jitter_(x: Tensor, factors: Tensor, order: Tensor) -> Tensor:
-    """Brightness, contrast, saturation (0, 1, 2) and hue (3) of `x` (N C H W, in [0,1]; C 3, or 1, where hue and saturation change
-    nothing), each clamped to [0,1], as torchvision's `adjust_…`. `factors` (N×4): three factors, 1 for no change, and the
-    turn of hue, 0 for none. `order` (N×4): for each image, the operations from first to last. In place."""
+    """Brightness, contrast, saturation (0, 1, 2) and hue (3) of `x` (N C H W, in [0,1]; C 3, or 1, where hue
+    and saturation change nothing), each clamped to [0,1], as torchvision's `adjust_…`. `factors` (N×4): three
+    factors, 1 for no change, and the turn of hue, 0 for none. `order` (N×4): for each image, the operations
+    from first to last. In place."""
     place = torch.arange(4, device=x.device)
     hue_at = (order == 3).int().argmax(1, keepdim=True)
     active = torch.cat([place[:3] < hue_at, place[1:] > hue_at], 1)
@@ -112,8 +115,8 @@ def colour_jitter_(x: Tensor, factors: Tensor, order: Tensor) -> Tensor:
 
 # %% ../nbs/lib/05_augment.ipynb #38c418e6
 def blur(x: Tensor, sigma: Tensor) -> Tensor:
-    """Gaussian blur of float images `x` (N C H W) with standard deviations `sigma` (N, pixels). The kernel spans about a tenth of the
-    shorter side, mirrored at the edge."""
+    """Gaussian blur of float images `x` (N C H W) with standard deviations `sigma` (N, pixels). The kernel spans about
+    a tenth of the shorter side, mirrored at the edge."""
     n, c, h, w = x.shape
     r = min(max(1, round(0.05 * min(h, w))), min(h, w) - 1)  # mirrored pixels must exist: a side of 1 is not blurred
     taps = torch.exp(-0.5 * (torch.arange(-r, r + 1, device=x.device) / sigma[:, None]) ** 2)
@@ -165,7 +168,7 @@ class Drawn(NamedTuple):
     boxes: Tensor | None = None  # n×4, see `random_boxes`
     shifts: Tensor | None = None  # n×2, see `shift_boxes`
     flip: Tensor | None = None  # n, bool
-    factors: Tensor | None = None  # n×4, see `colour_jitter_`; those that change nothing where an image keeps its colours
+    factors: Tensor | None = None  # n×4, see `colour_jitter_`; without effect where an image keeps its colours
     order: Tensor | None = None  # n×4
     grey: Tensor | None = None  # n, bool
     sigma: Tensor | None = None  # n, of the blur
@@ -203,13 +206,15 @@ def draw_numbers(recipe: Augment, n: int, generator: Generator) -> Drawn:
     _check(recipe)
     found = _draw_moves(recipe, n, generator) if recipe.moves else {}
     if recipe.colours: found |= _draw_colours(recipe, n, generator)
-    if recipe.blur: found |= {"blurred": _uniform(n, 0, 1, generator) < recipe.blur, "sigma": _uniform(n, 0.1, 2, generator)}
+    if recipe.blur:
+        found |= {"blurred": _uniform(n, 0, 1, generator) < recipe.blur, "sigma": _uniform(n, 0.1, 2, generator)}
     return Drawn(**found)
 
 # %% ../nbs/lib/05_augment.ipynb #41a24d92
 def _recolour(x: Tensor, recipe: Augment, drawn: Drawn) -> Tensor:
     if x.shape[1] not in (1, 3):
-        raise SettingError(f"images of {x.shape[1]} channels have no colours to change: use a recipe without jitter and grey")
+        raise SettingError(f"images of {x.shape[1]} channels have no colours to change: "
+                           "use a recipe without jitter and grey")
     if not recipe.moves: x = x.clone()  # not in the caller's memory
     if recipe.jitter: colour_jitter_(x, drawn.factors, drawn.order)
     if not recipe.grey: return x
@@ -220,8 +225,9 @@ def _recolour(x: Tensor, recipe: Augment, drawn: Drawn) -> Tensor:
 # %% ../nbs/lib/05_augment.ipynb #0e1f7aa6
 @version(2)  # 1: colours by one matrix per image, clamped once
 def apply_views(x: Tensor, recipe: Augment, drawn: Drawn) -> Tensor:
-    """The views of images `x` (uint8, or float in [0,1]; N C H W) that the N rows of `drawn` make: float, in [0,1], same size, same
-    device. Each view depends on its own row only. `SettingError`: colours of images that have neither 1 nor 3 channels."""
+    """The views of images `x` (uint8, or float in [0,1]; N C H W) that the N rows of `drawn` make: float, in
+    [0,1], same size, same device. Each view depends on its own row only. `SettingError`: colours of images that
+    have neither 1 nor 3 channels."""
     drawn = Drawn(*(v if v is None else v.to(x.device) for v in drawn))
     x = to_float(x)
     if recipe.moves:
@@ -233,15 +239,16 @@ def apply_views(x: Tensor, recipe: Augment, drawn: Drawn) -> Tensor:
 # %% ../nbs/lib/05_augment.ipynb #df2501bd
 @version(2)
 def augment(x: Tensor, recipe: Augment, generator: Generator) -> Tensor:
-    "One random view of every image of `x` (uint8, or float in [0,1]; N C H W): float, in [0,1], same size, on the same device."
+    "One random view of every image of `x` (uint8, or float in [0,1]; N C H W): float, in [0,1], same size and device."
     return apply_views(x, recipe, draw_numbers(recipe, len(x), generator))
 
 # %% ../nbs/lib/05_augment.ipynb #51a2d65d
 @version(1)
 def rotations(x: Tensor) -> tuple[Tensor, Tensor]:
-    """All images of `x` (N C S S) turned by 0°, then all by 90°, 180°, 270° (4N C S S), and the labels 0–3 (4N). `SettingError`:
-    images that are not square."""
+    """All images of `x` (N C S S) turned by 0°, then all by 90°, 180°, 270° (4N C S S), and the labels 0–3 (4N).
+    `SettingError`: images that are not square."""
     if x.shape[2] != x.shape[3]:
-        raise SettingError(f"images of {x.shape[2]}×{x.shape[3]} pixels cannot be turned by 90°: make them square with size=")
+        raise SettingError(f"images of {x.shape[2]}×{x.shape[3]} pixels cannot be turned by 90°: "
+                           "make them square with size=")
     turned = torch.cat([torch.rot90(x, k, (2, 3)) for k in range(4)])
     return turned, torch.arange(4, device=x.device).repeat_interleave(len(x))

@@ -33,24 +33,29 @@ def digest_of(model: nn.Module) -> str:
 
 # %% ../nbs/lib/01_behaviour.ipynb #07ac9389
 def plain(value: Any) -> Any:
-    """`value` as something that JSON holds, equal for equal values: arrays, `Images`, models and runs by their digests, functions by
-    their `behaviour_of`. `SettingError`: what none of these is."""
+    """`value` as something that JSON holds, equal for equal values: arrays, `Images`, models and runs by their digests,
+    functions by their `behaviour_of`. `SettingError`: what none of these is."""
     if value is None or isinstance(value, (bool, int, float, str)): return value
     if isinstance(value, (list, tuple)): return [plain(v) for v in value]
     if isinstance(value, (set, frozenset)): return sorted(plain(v) for v in value)
-    if isinstance(value, dict): return [[plain(k), plain(v)] for k, v in value.items()] if _odd(value) else {k: plain(v) for k, v in value.items()}
+    if isinstance(value, dict):
+        return ([[plain(k), plain(v)] for k, v in value.items()] if _odd(value)
+                else {k: plain(v) for k, v in value.items()})
     if isinstance(value, np.generic): return value.item()
     if isinstance(value, (torch.device, torch.dtype, torch.Size, Path)): return str(value)
     if isinstance(value, np.ndarray): value = torch.from_numpy(np.ascontiguousarray(value))
     if isinstance(value, Tensor): return "tensor " + tensor_digest({"": value})[:16]
     if isinstance(value, torch.Generator): return "generator " + tensor_digest({"": value.get_state()})[:16]
-    if isinstance(value, nn.Module): return [behaviour_of(*{type(m) for m in value.modules()}), digest_of(value)[:16], repr(value)]
+    if isinstance(value, nn.Module):
+        return [behaviour_of(*{type(m) for m in value.modules()}), digest_of(value)[:16], repr(value)]
     for name in ("fingerprint", "hash"):  # data.Images; runs.Run
         if isinstance(getattr(value, name, None), str): return f"{type(value).__name__} {getattr(value, name)}"
     if _code_of(value) is not None: return behaviour_of(value)
     if dataclasses.is_dataclass(value):
-        with contextlib.suppress(Exception): return [type(value).__name__, to_json(value)]  # else it holds what JSON does not
-    raise SettingError(f"a {type(value).__name__} has no digest: use numbers, strings, tensors, Images, models, or functions")
+        with contextlib.suppress(Exception):  # else it holds what JSON does not
+            return [type(value).__name__, to_json(value)]
+    raise SettingError(f"a {type(value).__name__} has no digest: "
+                       "use numbers, strings, tensors, Images, models, or functions")
 
 # %% ../nbs/lib/01_behaviour.ipynb #d2d5d22b
 def _odd(d: dict) -> bool: return any(not isinstance(k, str) for k in d)
@@ -76,7 +81,8 @@ def _is_installed(what) -> bool:
     "Does this function or class come from Python itself or from an installed package?"
     module = sys.modules.get(_module(what))
     if _module(what).startswith("namedtuple_"): return True  # what Python writes for a NamedTuple
-    if module is builtins: return not _is_python(what)  # extensions say so of their classes, and `exec` of what has no module
+    if module is builtins:  # extensions say so of their classes, and `exec` of what has no module
+        return not _is_python(what)
     return not _is_library(what) and module is not None and module.__name__ != "__main__" and _is_installed_file(module)
 
 def _is_python(what) -> bool:
@@ -119,18 +125,23 @@ def _names(code: types.CodeType) -> tuple[set[str], set[str]]:
 
 # %% ../nbs/lib/01_behaviour.ipynb #e8597380
 def _members_named(module: types.ModuleType, names: set[str]) -> dict[str, Any]:
-    "What `names` mean in a module of the library, and in modules of `sslnb` itself that they mean (`sslnb.attacks.fgsm`)."
-    found = {n: getattr(module, n) for n in names if hasattr(module, n)}  # not vars: `sslnb` imports its names when asked for them
-    inside = [v for n, v in found.items() if module.__name__ == _OURS and getattr(v, "__name__", None) == f"{_OURS}.{n}"]
-    return {f"{module.__name__}.{n}": v for n, v in found.items()} | {k: v for m in inside for k, v in _members_named(m, names).items()}
+    """What `names` mean in a module of the library, and in modules of `sslnb` itself that they mean
+    (`sslnb.attacks.fgsm`)."""
+    # not vars: `sslnb` imports its names when asked for them
+    found = {n: getattr(module, n) for n in names if hasattr(module, n)}
+    inside = [v for n, v in found.items()
+              if module.__name__ == _OURS and getattr(v, "__name__", None) == f"{_OURS}.{n}"]
+    return ({f"{module.__name__}.{n}": v for n, v in found.items()}
+            | {k: v for m in inside for k, v in _members_named(m, names).items()})
 
 # %% ../nbs/lib/01_behaviour.ipynb #49a8bdaa
 def _used(fn: types.FunctionType) -> dict[str, Any]:
-    "Global and closure variables, defaults of a function, by name; of modules of the library the members that it names."
+    "A function's global and closure variables and defaults, by name; of modules of the library the members it names."
     loaded, names = _names(fn.__code__)
     found = {name: fn.__globals__[name] for name in loaded if name in fn.__globals__}
     for name, value in list(found.items()):
-        if isinstance(value, types.ModuleType) and value.__name__.split(".")[0] == _OURS: found |= _members_named(value, names)
+        if isinstance(value, types.ModuleType) and value.__name__.split(".")[0] == _OURS:
+            found |= _members_named(value, names)
     for name, cell in zip(fn.__code__.co_freevars, fn.__closure__ or ()):
         try: found[name] = cell.cell_contents
         except ValueError: pass  # not bound yet
@@ -138,7 +149,8 @@ def _used(fn: types.FunctionType) -> dict[str, Any]:
     return {k: v for k, v in (found | defaults).items() if not isinstance(v, types.ModuleType)}
 
 # %% ../nbs/lib/01_behaviour.ipynb #70b3c3cc
-_FIELD = type(NamedTuple("_", [("field", int)]).field)  # what reads a field of a NamedTuple: all there is to know is its name
+# what reads a field of a NamedTuple: all there is to know is its name
+_FIELD = type(NamedTuple("_", [("field", int)]).field)
 
 _NOTHING = {"__module__", "__dict__", "__weakref__", "__doc__", "__qualname__", "__annotations__", "__firstlineno__",
             "__static_attributes__", "__parameters__", "__orig_bases__", "__dataclass_fields__",
@@ -146,8 +158,10 @@ _NOTHING = {"__module__", "__dict__", "__weakref__", "__doc__", "__qualname__", 
 
 def _members(cls: type) -> dict[str, Any]:
     "What stands in the body of a class, functions without their decorators, and its base classes."
-    body = {k: v for k, v in vars(cls).items() if k not in _NOTHING and not k.startswith("__abstract") and k != "_abc_impl"}
-    if dataclasses.is_dataclass(cls): body = {k: v for k, v in body.items() if not _is_generated(v)} | {"fields": str(cls.__annotations__)}
+    body = {k: v for k, v in vars(cls).items()
+            if k not in _NOTHING and not k.startswith("__abstract") and k != "_abc_impl"}
+    if dataclasses.is_dataclass(cls):
+        body = {k: v for k, v in body.items() if not _is_generated(v)} | {"fields": str(cls.__annotations__)}
     for k, v in body.items():
         if isinstance(v, _FIELD): body[k] = k
         elif isinstance(v, (staticmethod, classmethod)): body[k] = v.__func__
@@ -162,14 +176,14 @@ def _is_generated(v) -> bool:
 def _source(fn: types.FunctionType) -> str:
     try: return inspect.getsource(fn)
     except (OSError, TypeError):
-        raise SettingError(f"{fn.__qualname__} has no source to be known by, so its results cannot be kept: define it in a notebook cell "
-                           "or in a file") from None
+        raise SettingError(f"{fn.__qualname__} has no source to be known by, so its results cannot be kept: "
+                           "define it in a notebook cell or in a file") from None
 
 # %% ../nbs/lib/01_behaviour.ipynb #d1639525
 def behaviour_of(*what) -> dict[str, int | str]:
-    """What identifies the behaviour of functions and classes, with all they use: `version`s of the library by name, and a digest
-    of the source, attributes, closures and values of code from elsewhere. `SettingError`: such code without a source, or
-    that uses something which `plain` does not know."""
+    """What identifies the behaviour of functions and classes, with all they use: `version`s of the library by name, and
+    a digest of the source, attributes, closures and values of code from elsewhere. `SettingError`: such code without a
+    source, or that uses something which `plain` does not know."""
     found, seen = {}, set()
     for w in what: _walk(w, found, seen)
     return dict(sorted(found.items()))

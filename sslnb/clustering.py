@@ -32,8 +32,8 @@ def _points(x, n_features=None):
     x = x.detach().float()
     bad = (~_squares(x).isfinite()).nonzero().flatten().tolist()  # far cheaper than asking every value
     if bad:
-        raise SettingError(f"{len(bad)} of {len(x)} points have NaN or infinity (or squares beyond float32), the first is "
-                           f"number {bad[0]}: leave them out, or see where the training went wrong")
+        raise SettingError(f"{len(bad)} of {len(x)} points have NaN or infinity (or squares beyond float32), "
+                           f"the first is number {bad[0]}: leave them out, or see where the training went wrong")
     return x
 
 # %% ../nbs/lib/09_clustering.ipynb #4c80a6f0
@@ -319,8 +319,9 @@ def on_sphere(x: Tensor, d: int) -> Tensor:
 # %% ../nbs/lib/09_clustering.ipynb #2a266b58
 @version(1)
 def balanced_order(clusters: Tensor, generator: Generator) -> Tensor:
-    """The order of an epoch over N images: N places, in random order, each cluster (of `clusters`, N) as often as any other
-    to within one (Caron et al. 2018, §3.3), and each image of a cluster as often as any other of it to within one."""
+    """The order of an epoch over N images: N places, in random order, each cluster (of `clusters`, N) as
+    often as any other to within one (Caron et al. 2018, §3.3), and each image of a cluster as often as
+    any other of it to within one."""
     clusters = clusters.cpu()
     n = len(clusters)
     shuffled = torch.randperm(n, generator=generator)
@@ -335,8 +336,9 @@ def balanced_order(clusters: Tensor, generator: Generator) -> Tensor:
 # %% ../nbs/lib/09_clustering.ipynb #84cca11d
 @version(1)
 def health(clusters: Tensor, before: Tensor, labels: Tensor, k: int) -> dict[str, float]:
-    """What there is to know of an assignment of N images to `k` clusters: `nmi_before` with the previous one, `nmi_labels`
-    with the classes (NaN where there is none: a negative number), `largest` share, `empty` clusters, `effective` clusters."""
+    """What there is to know of an assignment of N images to `k` clusters: `nmi_before` with the previous one,
+    `nmi_labels` with the classes (NaN where there is none: a negative number), `largest` share, `empty`
+    clusters, `effective` clusters."""
     sizes, labels = clusters.bincount(minlength=k), labels.to(clusters.device)
     share = sizes / len(clusters)
     known = labels >= 0

@@ -30,7 +30,8 @@ def _root() -> Path:
 ROOT = _root()  # the project's folder; the current one where sslnb is installed as a bare package
 
 def folder(variable: str, default: str) -> Path:
-    "The folder named by the environment `variable` (seen from the current folder), else `default` below the project's own; absolute."
+    """The folder named by the environment `variable` (seen from the current folder),
+    else `default` below the project's own; absolute."""
     return Path(os.path.abspath(Path(os.environ.get(variable) or ROOT / default).expanduser()))
 
 # %% ../nbs/lib/00_core.ipynb #d102557e
@@ -154,7 +155,8 @@ def locked(path: Path, what: str):
     lock = FileLock(path)
     try: lock.acquire(timeout=_PATIENCE)
     except Timeout:
-        print(f"waiting for {what}: another process holds {path}; if none is at work, delete that file", file=sys.stderr)
+        print(f"waiting for {what}: another process holds {path}; if none is at work, delete that file",
+              file=sys.stderr)
         lock.acquire()
     try: yield
     finally: lock.release()

@@ -115,8 +115,8 @@ def from_arrays(cls: Images, pixels, labels=None, classes: Sequence[str] | None 
     """Images from arrays or tensors, which are copied.
 
     `pixels`: uint8, N×C×H×W or N×H×W×C, with 1 or 3 channels. `labels`: N whole numbers, -1 where unknown; or N×K of 0
-    and 1, where an image may show several of K classes; None: all unknown. `classes`: their names; by default numbers, as
-    far as `labels` go: give them where the last class may be missing. `DataError`: anything else.
+    and 1, where an image may show several of K classes; None: all unknown. `classes`: their names; by default numbers,
+    as far as `labels` go: give them where the last class may be missing. `DataError`: anything else.
     """
     pixels = _channels_first(_own(pixels, "pixels", name), name)
     labels = torch.full((len(pixels),), -1) if labels is None else _own(labels, "labels", name)
@@ -140,12 +140,13 @@ def _channels_first(pixels: Tensor, name: str) -> Tensor:
     if pixels.dtype != torch.uint8:
         raise DataError(f"{name}: pixels must be whole numbers 0…255 of type uint8, not {_seen(pixels)}")
     if pixels.ndim != 4 or not pixels.numel():
-        raise DataError(f"{name}: pixels need four axes, N×C×H×W or N×H×W×C, and one image at least, not {_seen(pixels)}; "
-                        "an axis that is missing: pixels[None] for one image, pixels[:, None] for grey ones")
+        raise DataError(f"{name}: pixels need four axes, N×C×H×W or N×H×W×C, and one image at least, "
+                        f"not {_seen(pixels)}; an axis that is missing: pixels[None] for one image, "
+                        "pixels[:, None] for grey ones")
     first, last = pixels.shape[1] in (1, 3), pixels.shape[3] in (1, 3)
     if first == last:
-        raise DataError(f"{name}: of {_seen(pixels)}, {'both' if first else 'neither'} the second and the last axis can be "
-                        "the channels (1 or 3 of them)")
+        raise DataError(f"{name}: of {_seen(pixels)}, {'both' if first else 'neither'} the second and the last axis "
+                        "can be the channels (1 or 3 of them)")
     return pixels if first else pixels.permute(0, 3, 1, 2).contiguous()
 
 # %% ../nbs/lib/03_data.ipynb #0b7409f7
@@ -154,8 +155,8 @@ def _check_labels(labels: np.ndarray, k: int, name: str):
     top = k - 1 if labels.ndim == 1 else 1
     wrong = np.argwhere((labels < -1) | (labels > top))
     if len(wrong):
-        raise DataError(f"{name}: image {wrong[0][0]} has label {labels[tuple(wrong[0])]} of {k} classes: labels are 0 to "
-                        f"{top}, or -1 for unknown; mend them, or get the set again")
+        raise DataError(f"{name}: image {wrong[0][0]} has label {labels[tuple(wrong[0])]} of {k} classes: "
+                        f"labels are 0 to {top}, or -1 for unknown; mend them, or get the set again")
 
 # %% ../nbs/lib/03_data.ipynb #62cca113
 @version(1)
@@ -198,8 +199,8 @@ def split(self: Images, fraction: float, seed: int) -> tuple[Images, Images]:
 # %% ../nbs/lib/03_data.ipynb #dcab11fb
 @patch
 def mean_std(self: Images) -> tuple[Tensor, Tensor]:
-    """Mean and (population) standard deviation of each channel, for pixels in [0,1]: two tensors of C floats. A constant
-    channel has standard deviation 1, so that dividing by it is safe."""
+    """Mean and (population) standard deviation of each channel, for pixels in [0,1]: two tensors of C floats. A
+    constant channel has standard deviation 1, so that dividing by it is safe."""
     counts = sum(torch.stack([c.flatten().bincount(minlength=256) for c in block.unbind(1)]).cpu()
                  for block in _blocks(self.pixels)).double()
     values, n = torch.arange(256) / 255, counts.sum(1, keepdim=True)
@@ -271,7 +272,8 @@ def _class_table(tree: Path, folders: list[str]) -> list[tuple[str, int, str]]:
     file = tree / "classes.txt"
     if not file.exists(): return [(c, i, c) for i, c in enumerate(folders)]
     try: lines = file.read_text("utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as err: raise DataError(f"{file}: cannot be read as UTF-8 text ({err})") from err
+    except (OSError, UnicodeDecodeError) as err:
+        raise DataError(f"{file}: cannot be read as UTF-8 text ({err})") from err
     rows = [line.split(maxsplit=1) for line in lines if line.strip()]
     if any(len(row) < 2 for row in rows):
         raise DataError(f"{file}: each line must be `official_id folder` or `folder name`")
@@ -330,7 +332,8 @@ def _tree(tree: Path, split: str) -> tuple[str, Callable[[], _Content]]:
     files = _split_files(splits[split])
     table = [e for e in _entries(tree) if e.name == "classes.txt"] if named else []
     try: stamp = _stamp(sum(files.values(), table), tree)
-    except OSError as err: raise DataError(f"{err.filename}: cannot be read ({err.strerror}); make it readable") from err
+    except OSError as err:
+        raise DataError(f"{err.filename}: cannot be read ({err.strerror}); make it readable") from err
     return stamp, partial(_tree_content, tree, files, named, split in classes)
 
 # %% ../nbs/lib/03_data.ipynb #b9f310d6
@@ -586,8 +589,8 @@ def _first_writable(folders: list[Path]) -> Path:
         else:
             if why: warnings.warn(f"no writing to {why[0]}: decoded sets go to {at}; SSLNB_CACHE names another folder")
             return at
-    raise DataError(f"no place for decoded sets: no writing to {', '.join(why)}; set SSLNB_CACHE to a folder where you may "
-                    "write")
+    raise DataError(f"no place for decoded sets: no writing to {', '.join(why)}; "
+                    "set SSLNB_CACHE to a folder where you may write")
 
 # %% ../nbs/lib/03_data.ipynb #fa3e1fde
 def _check_shape(found: tuple, first: tuple, item, first_item):
@@ -690,8 +693,8 @@ def _cached(folders: list[Path], key: str, stamp: str, content: Callable[[], _Co
             _build(place, content(), size, stamp, name)
             return _open(place, stamp, name)
     except OSError as err:
-        raise DataError(f"{place}: {name} could not be kept there ({err.strerror or err}); make room, or set SSLNB_CACHE "
-                        "to a folder on another disk") from err
+        raise DataError(f"{place}: {name} could not be kept there ({err.strerror or err}); "
+                        "make room, or set SSLNB_CACHE to a folder on another disk") from err
 
 # %% ../nbs/lib/03_data.ipynb #43a1ff29
 _FOLDERS = {name: sub for name, (_, sub, *_) in (ARCHIVES | LISTED).items()}
@@ -770,9 +773,10 @@ def _path(name: str) -> Path:
 
 # %% ../nbs/lib/03_data.ipynb #8c19d8c0
 def public_name(name: str) -> str:
-    """What a set is called in whatever is stored or shown to others: `folder:PATH` becomes `folder:NAME@digest`, because a
-    path can tell who you are. The 8 hex digits come from the whole path, so that two folders of one name differ; the path
-    cannot be had back from them, and `load` does not take them. All other names, and public ones, stay as they are."""
+    """What a set is called in whatever is stored or shown to others: `folder:PATH` becomes `folder:NAME@digest`,
+    because a path can tell who you are. The 8 hex digits come from the whole path, so that two folders of one
+    name differ; the path cannot be had back from them, and `load` does not take them. All other names, and
+    public ones, stay as they are."""
     if not name.startswith("folder:") or _PUBLIC.fullmatch(name): return name
     tree = _path(name).resolve()
     return f"folder:{tree.name}@{_digest(str(tree))[:8]}"

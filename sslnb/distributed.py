@@ -29,13 +29,13 @@ class SingleProcess:
 # %% ../nbs/lib/11_distributed.ipynb #99d7c23d
 @functools.cache
 def world():
-    """This process among all that train together: `num_processes`, `process_index` (from 0), `is_main_process` (number 0, the
-    one that writes), `device`. `SettingError`: there are several, and no Accelerate."""
+    """This process among all that train together: `num_processes`, `process_index` (from 0), `is_main_process` (number
+    0, the one that writes), `device`. `SettingError`: there are several, and no Accelerate."""
     if "LOCAL_RANK" not in os.environ or os.environ.get("WORLD_SIZE", "1") == "1": return SingleProcess()
     try: from accelerate import PartialState
     except ImportError:
-        raise SettingError(f"{os.environ['WORLD_SIZE']} processes were launched to train together, which needs accelerate: "
-                           "pip install -e '.[distributed]'") from None
+        raise SettingError(f"{os.environ['WORLD_SIZE']} processes were launched to train together, "
+                           "which needs accelerate: pip install -e '.[distributed]'") from None
     return PartialState(cpu=best_device().type == "cpu" or os.environ.get("ACCELERATE_USE_CPU") == "true")
 
 # %% ../nbs/lib/11_distributed.ipynb #6739b8e5
@@ -63,8 +63,8 @@ def all_reduce_mean(x: Tensor) -> Tensor:
 def _wide(x): return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
 
 def local_shard(data, n: int):
-    """This process's part of `data`: tensors, or tuples of them, with V·`n` rows that belong to a batch of `n` images (first
-    views, then second ones, …)."""
+    """This process's part of `data`: tensors, or tuples of them, with V·`n` rows that belong to a batch of `n` images
+    (first views, then second ones, …)."""
     here = world()
     if here.num_processes == 1: return data
     from accelerate.utils import recursively_apply
@@ -73,8 +73,8 @@ def local_shard(data, n: int):
 
 # %% ../nbs/lib/11_distributed.ipynb #6ba3da57
 def all_gather(x: Tensor, views: int = 1) -> Tensor:
-    """The rows of all processes, in the order of the whole batch: `x` is `views`·M×D, the result `views`·N×D. Differentiable:
-    see the rule above. Half precision comes as float32."""
+    """The rows of all processes, in the order of the whole batch: `x` is `views`·M×D, the result `views`·N×D.
+    Differentiable: see the rule above. Half precision comes as float32."""
     here = world()
     if here.num_processes == 1: return x
     x = _wide(x)

@@ -21,12 +21,14 @@ def _similarities(z, temperature):
         return (z @ z.T / temperature).fill_diagonal_(-torch.inf)
 
 def _check_temperature(temperature):
-    if not 0 < temperature < float("inf"): raise SettingError(f"temperature = {temperature}: must be above 0 and finite")
+    if not 0 < temperature < float("inf"):
+        raise SettingError(f"temperature = {temperature}: must be above 0 and finite")
 
 # %% ../nbs/lib/08_losses.ipynb #70999fec
 @version(1)
 def nt_xent(z1: Tensor, z2: Tensor, temperature: float = 0.5) -> Tensor:
-    "NT-Xent of two views of N images, `z1` and `z2` (N×D, any length): a scalar (`rotnet`, Eq. 1). `SettingError`: temperature not above 0."
+    """NT-Xent of two views of N images, `z1` and `z2` (N×D, any length): a scalar (`rotnet`, Eq. 1).
+    `SettingError`: temperature not above 0."""
     _check_temperature(temperature)
     n = len(z1)
     partner = torch.arange(2 * n, device=z1.device).roll(n)

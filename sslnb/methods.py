@@ -42,21 +42,21 @@ class Epoch(NamedTuple):
 
 # %% ../nbs/lib/12_methods.ipynb #1e8c1a4c
 def own_rows(draw_all, n: int, views: int = 1):
-    "Of the random numbers `draw_all(V·N)` for V `views` of a whole batch of N images, the rows of this process's `n` images."
+    "Of the random numbers `draw_all(V·N)` for V `views` of a whole batch of N images, the rows of this process's `n`."
     whole = n * world().num_processes
     return local_shard(draw_all(views * whole), whole)
 
 # %% ../nbs/lib/12_methods.ipynb #cd24fccd
 def random_views(x: Tensor, recipe: Augment, generator: Generator, views: int = 1) -> Tensor:
-    "`views` random views of every image of `x` (uint8 N C H W): the N first ones, then the N second ones …, float in [0,1]."
+    "`views` random views of every image of `x` (uint8 N C H W): the N first, then the N second ones …, float in [0,1]."
     numbers = own_rows(lambda n: draw_numbers(recipe, n, generator), len(x), views)
     return apply_views(x.repeat(views, 1, 1, 1), recipe, numbers)
 
 # %% ../nbs/lib/12_methods.ipynb #f72b8f7f
 @version(1)
 class Method(nn.Module):
-    """What all methods share: the encoder; and, unless a method says otherwise, a random order and one random view of each
-    image. It is made for the `images` that it will be trained on."""
+    """What all methods share: the encoder; and, unless a method says otherwise, a random order and one random view of
+    each image. It is made for the `images` that it will be trained on."""
     recipe = "crop-flip"
     def __init__(self, encoder: Encoder, images: Images):
         super().__init__()
@@ -90,7 +90,7 @@ class SimCLR(Method):
 # %% ../nbs/lib/12_methods.ipynb #8d096895
 @version(1)
 class SupCon(SimCLR):
-    "Contrast of classes (Khosla et al. 2020; `geometry` §2.1): the loss is `sup_con`. `SettingError`: an image without a label."
+    "Contrast of classes (Khosla et al. 2020; `geometry` §2.1) by `sup_con`. `SettingError`: an image without a label."
     def __init__(self, encoder, images, *, temperature: Positive = 0.07, hidden: Count = 512, out: Count = 128):
         super().__init__(encoder, images, temperature=temperature, hidden=hidden, out=out)
         _check_labelled(images)
@@ -102,12 +102,13 @@ class SupCon(SimCLR):
 # %% ../nbs/lib/12_methods.ipynb #c1907820
 def _check_labelled(images):
     missing = int((images.labels < 0).sum())
-    if missing: raise SettingError(f"{missing} images of {images.name} have no label, and this method learns from labels")
+    if missing:
+        raise SettingError(f"{missing} images of {images.name} have no label, and this method learns from labels")
 
 # %% ../nbs/lib/12_methods.ipynb #60a446bc
 @version(1)
 class RotNet(Method):
-    "Prediction of the turn of an image (Gidaris et al. 2018; `rotnet` §2.2). `SettingError`: images that are not square."
+    "Prediction of the turn of an image (Gidaris et al. 2018; `rotnet` §2.2). `SettingError`: images not square."
     def __init__(self, encoder, images):
         super().__init__(encoder, images)
         _check_square(images, "rotnet turns images by quarters")
@@ -139,7 +140,7 @@ class DeepCluster(Method):
         self.register_buffer("assigned", torch.full((len(images),), -1))
 
     def begin_epoch(self, images, generator):
-        "New clusters of all images, and a new classifier; the images of the epoch are drawn uniformly over the clusters."
+        "New clusters of all images, and a new classifier; the epoch's images are drawn uniformly over the clusters."
         seen = map_shards(lambda some: features(self.encoder, some), images)
         points = on_sphere(seen.to(self.assigned.device), self.components)
         found = kmeans(points, self.head.out_features, generator=generator)
@@ -200,8 +201,9 @@ class MAE(Method):
 
     @torch.no_grad()
     def reconstruct(self, x: Tensor, shown: Tensor, masked: Tensor) -> tuple[Tensor, Tensor]:
-        """To look at: images `x` (N C H W, in [0,1]) with the mean colour at `masked`, and with what is predicted there.
-        With `norm_pix`, a predicted patch is given the true one's brightness and contrast: it does not predict them."""
+        """To look at: images `x` (N C H W, in [0,1]) with the mean colour at `masked`, and with what is
+        predicted there. With `norm_pix`, a predicted patch is given the true one's brightness and
+        contrast: it does not predict them."""
         patches, guess = self.encoder.patches(x), self.predict(x, shown, masked).float()
         if self.norm_pix:
             mean, std = patch_mean_std(pick(patches, masked))
@@ -218,8 +220,8 @@ class SimSiam(Method):
     "Prediction of one view's projection from the other's (Chen and He 2021), without negatives."
     recipe = "simclr"
     def __init__(self, encoder, images, *, hidden: Count = 2048, out: Count = 2048, bottleneck: Count = 512,
-                 predictor: Literal["2-layer", "1-layer", "fixed-random", "none"] = "2-layer", stop_gradient: bool = True,
-                 similarity: Literal["cosine", "cross-entropy"] = "cosine"):
+                 predictor: Literal["2-layer", "1-layer", "fixed-random", "none"] = "2-layer",
+                 stop_gradient: bool = True, similarity: Literal["cosine", "cross-entropy"] = "cosine"):
         super().__init__(encoder, images)
         self.projector = normed_mlp(encoder.dim, hidden, hidden, out).append(nn.BatchNorm1d(out))
         layers = {"none": nn.Identity(), "1-layer": nn.Linear(out, out)}
@@ -256,8 +258,8 @@ class SimSiam(Method):
 class SimCLIC(SimSiam):
     "Prediction of a perturbed representation of the same, unchanged image (Yang and Li 2023; `simclic` §3)."
     recipe = "none"
-    def __init__(self, encoder, images, *, perturbation: Literal["history", "dropout", "noise"] = "noise", tau: BelowOne = 0.3,
-                 drop_rate: BelowOne = 0.25, epsilon: Positive = 1.0,
+    def __init__(self, encoder, images, *, perturbation: Literal["history", "dropout", "noise"] = "noise",
+                 tau: BelowOne = 0.3, drop_rate: BelowOne = 0.25, epsilon: Positive = 1.0,
                  perturbed: Literal["projection", "prediction"] = "projection",
                  hidden: Count = 2048, out: Count = 2048, bottleneck: Count = 512,
                  predictor: Literal["2-layer", "1-layer", "fixed-random", "none"] = "2-layer",
@@ -303,7 +305,8 @@ class SupCE(Method):
         return F.cross_entropy(self.head(self.encoder(views)).float(), batch.y)
 
 # %% ../nbs/lib/12_methods.ipynb #5be481a5
-METHODS = {"simclr": SimCLR, "supcon": SupCon, "rotnet": RotNet, "deepcluster": DeepCluster, "mae": MAE, "simsiam": SimSiam,
+METHODS = {"simclr": SimCLR, "supcon": SupCon, "rotnet": RotNet,
+           "deepcluster": DeepCluster, "mae": MAE, "simsiam": SimSiam,
            "simclic": SimCLIC, "supce": SupCE}
 
 def method_class(name: str) -> type[Method]:

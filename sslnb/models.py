@@ -25,8 +25,8 @@ from .vit import PRESETS, vit
 # %% ../nbs/lib/07_models.ipynb #e69f8166
 @version(1)
 class Normalize(nn.Module):
-    """Images N C H W in [0,1] to mean 0 and standard deviation 1 per channel (`mean`, `std`: C, in [0,1] units). A channel that is
-    the same everywhere (`std` 0) becomes 0 everywhere."""
+    """Images N C H W in [0,1] to mean 0 and standard deviation 1 per channel (`mean`, `std`: C, in [0,1] units). A
+    channel that is the same everywhere (`std` 0) becomes 0 everywhere."""
     def __init__(self, mean: Tensor, std: Tensor):
         super().__init__()
         self.register_buffer("mean", mean.view(1, -1, 1, 1))
@@ -42,9 +42,10 @@ def _resized(x, side):
 # %% ../nbs/lib/07_models.ipynb #f9313bf7
 @version(1)
 class Encoder(nn.Module):
-    """Images (N C H W, in [0,1]) to features (N×`dim`): normalise, stem, stages, mean over positions. `resize`: the side in
-    pixels that all images are brought to first (default: they stay as they are)."""
-    def __init__(self, normalize: Normalize, stem: nn.Module, stages: list[nn.Module], dim: int, resize: int | None = None):
+    """Images (N C H W, in [0,1]) to features (N×`dim`): normalise, stem, stages, mean over positions. `resize`: the
+    side in pixels that all images are brought to first (default: they stay as they are)."""
+    def __init__(self, normalize: Normalize, stem: nn.Module, stages: list[nn.Module], dim: int,
+                 resize: int | None = None):
         super().__init__()
         self.normalize, self.stem, self.stages, self.dim = normalize, stem, nn.ModuleList(stages), dim
         self.resize = resize  # no module: it has no weights, and those of the stem keep their names
@@ -92,8 +93,8 @@ def small_resnet(width: int, normalize: Normalize, channels: int, side: int) -> 
 # %% ../nbs/lib/07_models.ipynb #2fdf4e95
 @version(1)
 def resnet(name: str, normalize: Normalize, channels: int, side: int, resize: int | None = None) -> Encoder:
-    """torchvision's `name` without its classifier; up to 64 pixels with the CIFAR stem (3×3, stride 1, no pooling). `resize`: the
-    network is that for so many pixels, and all images are brought to them."""
+    """torchvision's `name` without its classifier; up to 64 pixels with the CIFAR stem (3×3, stride 1, no pooling).
+    `resize`: the network is that for so many pixels, and all images are brought to them."""
     from torchvision import models  # here, since it takes seconds to import
     net = getattr(models, name)(weights=None)
     large = nn.Sequential(nn.Conv2d(channels, 64, 7, 2, 3, bias=False), net.bn1, net.relu, net.maxpool)
@@ -103,7 +104,7 @@ def resnet(name: str, normalize: Normalize, channels: int, side: int, resize: in
 # %% ../nbs/lib/07_models.ipynb #f8fd1ad8
 @version(1)
 class Sobel(nn.Module):
-    "Images N C H W to their horizontal and vertical gradients (N×2×H×W) by Sobel's filters on the mean of the channels."
+    "Images N C H W to their horizontal and vertical gradients (N×2×H×W) by Sobel's filters on the channels' mean."
     def __init__(self):
         super().__init__()
         across = torch.tensor([[-1., 0, 1], [-2, 0, 2], [-1, 0, 1]])
@@ -134,7 +135,8 @@ ENCODERS = {
     "resnet18": lambda *about: resnet("resnet18", *about),
     "resnet34": lambda *about: resnet("resnet34", *about),
     "resnet50": lambda *about: resnet("resnet50", *about),
-    **{f"{name}@224": partial(resnet, name, resize=224) for name in ("resnet18", "resnet34", "resnet50")},  # of any images
+    **{f"{name}@224": partial(resnet, name, resize=224)  # of any images
+       for name in ("resnet18", "resnet34", "resnet50")},
     "alexnet": lambda *about: alexnet(ALEXNET, *about),
     "alexnet-sobel": lambda *about: alexnet(ALEXNET, *about, sobel=True),
     "small-alexnet": lambda *about: alexnet(SMALL_ALEXNET, *about),
@@ -144,8 +146,8 @@ ENCODERS = {
 
 @version(1)
 def make_encoder(name: str, normalize: Normalize, channels: int, side: int) -> Encoder:
-    """The encoder called `name` for images of `channels`×`side`×`side`; it knows its `name` and `side`. `SettingError` for a
-    name that is not in `ENCODERS`, or where that makes no encoder."""
+    """The encoder called `name` for images of `channels`×`side`×`side`; it knows its `name` and `side`. `SettingError`
+    for a name that is not in `ENCODERS`, or where that makes no encoder."""
     if name not in ENCODERS: raise SettingError(f"no encoder is called {name!r}; there are: {', '.join(ENCODERS)}")
     made = ENCODERS[name](normalize, channels, side)
     if not all(hasattr(made, part) for part in ("layers", "dim", "normalize")):
@@ -157,8 +159,9 @@ def make_encoder(name: str, normalize: Normalize, channels: int, side: int) -> E
 # %% ../nbs/lib/07_models.ipynb #91506a9d
 @version(1)
 def encoder(name: str, images) -> Encoder:
-    """The encoder called `name` for `images` (a `data.Images`): its channels, its size (of images that are not square the shorter
-    side), normalised by its statistics. `SettingError`: no such encoder; a ViT for images that are not square."""
+    """The encoder called `name` for `images` (a `data.Images`): its channels, its size (of images that
+    are not square the shorter side), normalised by its statistics. `SettingError`: no such encoder; a ViT
+    for images that are not square."""
     _, channels, *sides = images.pixels.shape
     made = make_encoder(name, Normalize(*images.mean_std()), channels, min(sides))
     if name in PRESETS and min(sides) != max(sides):
@@ -170,12 +173,13 @@ def encoder(name: str, images) -> Encoder:
 IMAGENET = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])  # mean, deviation
 
 def pretrained(name: str, download: bool = False) -> Encoder:
-    """torchvision's ResNet called `name` with its ImageNet weights (version 1): the encoder `name`@224, which brings images of any
-    size to 224 pixels. `SettingError`: no such ResNet; its weights are not in torch's cache and `download` is not asked for, or
-    fails."""
+    """torchvision's ResNet called `name` with its ImageNet weights (version 1): the encoder `name`@224, which brings
+    images of any size to 224 pixels. `SettingError`: no such ResNet; its weights are not in torch's cache and
+    `download` is not asked for, or fails."""
     from torchvision.models import get_model_weights  # here, since it takes seconds to import
     if (ours := f"{name}@224") not in ENCODERS:
-        raise SettingError(f"no pretrained {name!r}; there are: {', '.join(n[:-4] for n in ENCODERS if n.endswith('@224'))}")
+        raise SettingError(f"no pretrained {name!r}; "
+                           f"there are: {', '.join(n[:-4] for n in ENCODERS if n.endswith('@224'))}")
     weights = get_model_weights(name).IMAGENET1K_V1
     file = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
     if not (download or file.exists()): raise SettingError(f"no {file}: pretrained({name!r}, download=True) fetches it")
@@ -183,7 +187,8 @@ def pretrained(name: str, download: bool = False) -> Encoder:
     except Exception as err: raise SettingError(f"{weights.url} could not be had: {err}") from err
     made = make_encoder(ours, Normalize(*IMAGENET), 3, 224)
     places = {"conv1": "stem.0", "bn1": "stem.1", **{f"layer{i + 1}": f"stages.{i}" for i in range(4)}}
-    state = {f"{places[k.split('.')[0]]}.{k.split('.', 1)[1]}": v for k, v in state.items() if k.split(".")[0] in places}
+    state = {f"{places[k.split('.')[0]]}.{k.split('.', 1)[1]}": v
+             for k, v in state.items() if k.split(".")[0] in places}
     made.load_state_dict(state | {k: v for k, v in made.state_dict().items() if k.startswith("normalize")})
     return made.eval()
 
@@ -207,7 +212,8 @@ def fast_precision(device: torch.device) -> str:
     "`bf16` where the hardware of `device` itself multiplies it, else (emulated, or another kind of device) `fp32`."
     if device.type == "cuda": return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp32"
     found = torch.cpu.get_capabilities() if device.type == "cpu" else {}
-    return "bf16" if any(found.get(k) for k in ("avx512_bf16", "amx_bf16", "sve_bf16")) else "fp32"  # Intel and AMD; ARM servers
+    # Intel and AMD; ARM servers
+    return "bf16" if any(found.get(k) for k in ("avx512_bf16", "amx_bf16", "sve_bf16")) else "fp32"
 
 # %% ../nbs/lib/07_models.ipynb #876714fd
 def autocast(precision: str, device: torch.device) -> torch.autocast:
@@ -217,7 +223,7 @@ def autocast(precision: str, device: torch.device) -> torch.autocast:
 # %% ../nbs/lib/07_models.ipynb #bde06fe3
 @contextmanager
 def frozen(model: nn.Module):
-    "`model` in evaluation mode, its parameters without gradients; each module's mode and each flag come back at the end."
+    "`model` in evaluation mode, its parameters without gradients; all modes and flags come back at the end."
     modes = {m: m.training for m in model.modules()}
     trained = [p for p in model.parameters() if p.requires_grad]
     try:
@@ -257,16 +263,18 @@ def features(encoder: Encoder, images, stage: int = -1) -> Tensor:
 # %% ../nbs/lib/07_models.ipynb #4286cfb3
 def _pooled(out, what):
     "Features N×D; maps N×C×H×W by their mean. `SettingError`: `out` is neither."
-    if not isinstance(out, Tensor): raise SettingError(f"{what} gives a {type(out).__name__}, not a tensor: let it return its features")
+    if not isinstance(out, Tensor):
+        raise SettingError(f"{what} gives a {type(out).__name__}, not a tensor: let it return its features")
     if out.ndim not in (2, 4):
-        raise SettingError(f"{what} gives a tensor of shape {tuple(out.shape)}: features are N×D, feature maps N×C×H×W (of tokens N×T×D "
-                           "take the mean over T, or one of them)")
+        raise SettingError(f"{what} gives a tensor of shape {tuple(out.shape)}: features are N×D, "
+                           "feature maps N×C×H×W (of tokens N×T×D take the mean over T, or one of them)")
     return out.mean((2, 3)) if out.ndim == 4 else out
 
 # %% ../nbs/lib/07_models.ipynb #4709f6b6
 @version(1)
 class Wrapped(nn.Module):
-    "A network of yours with what evaluation asks of an `Encoder`: images (N C H W, in [0,1]) to features (N×`dim`). Made by `wrap`."
+    """A network of yours with what evaluation asks of an `Encoder`: images (N C H W, in [0,1]) to features (N×`dim`).
+    Made by `wrap`."""
     def __init__(self, module: nn.Module, normalize: Normalize, resize: int | None, stages: tuple[str, ...]):
         super().__init__()
         self.module, self.normalize, self.resize, self.stages = module, normalize, resize, stages
@@ -279,7 +287,8 @@ class Wrapped(nn.Module):
     def layers(self, x: Tensor) -> list[Tensor]:
         "The features after every part named in `stages` and at the end: N×C' each, the last one equal to `forward`."
         seen = {}
-        def keep(name): return lambda part, given, out: seen.update({name: _pooled(out, name)})  # before a ReLU in place changes it
+        def keep(name):  # before a ReLU in place changes it
+            return lambda part, given, out: seen.update({name: _pooled(out, name)})
         hooks = [self.module.get_submodule(name).register_forward_hook(keep(name)) for name in self.stages]
         try: last = self(x)
         finally:
@@ -290,22 +299,25 @@ class Wrapped(nn.Module):
 
 # %% ../nbs/lib/07_models.ipynb #4324c4e7
 @version(1)
-def wrap(module: nn.Module, statistics=None, *, side: int | None = None, resize: int | None = None, layers: Sequence[str] = (),
-         name: str | None = None) -> Wrapped:
-    """`module` (images to features N×D or maps N×C×H×W) as an encoder; it is not copied. `statistics`: the `Images` whose mean and
-    deviation normalise its input, or (mean, std) with one number a channel in [0,1], or a `Normalize`; None where `module` takes
-    3 channels in [0,1] as they are. `side`: of your images, in pixels (default: that of `Images`, else `resize`). `resize`: the side
-    that `module` was made for, if it is another. `layers`: names of parts (`module.named_modules()`) whose outputs are
-    stages, too. `name`: for the run store. `SettingError`: what `module` gives is no features, or not finite."""
+def wrap(module: nn.Module, statistics=None, *, side: int | None = None, resize: int | None = None,
+         layers: Sequence[str] = (), name: str | None = None) -> Wrapped:
+    """`module` (images to features N×D or maps N×C×H×W) as an encoder; it is not copied. `statistics`: the `Images`
+    whose mean and deviation normalise its input, or (mean, std) with one number a channel in [0,1], or a `Normalize`;
+    None where `module` takes 3 channels in [0,1] as they are. `side`: of your images, in pixels (default: that of
+    `Images`, else `resize`). `resize`: the side that `module` was made for, if it is another. `layers`: names of parts
+    (`module.named_modules()`) whose outputs are stages, too. `name`: for the run store. `SettingError`: what `module`
+    gives is no features, or not finite."""
     if not isinstance(module, nn.Module):
-        raise SettingError(f"a {type(module).__name__} cannot be wrapped: put what it does into the forward of an nn.Module")
+        raise SettingError(f"a {type(module).__name__} cannot be wrapped: "
+                           "put what it does into the forward of an nn.Module")
     layers = (layers,) if isinstance(layers, str) else tuple(layers)
     name, normalize = name or f"wrapped:{type(module).__name__}", _normalize(statistics)
     if side is None: side = min(statistics.pixels.shape[-2:]) if hasattr(statistics, "pixels") else resize
     if side is None: raise SettingError("wrap needs the side of your images in pixels: wrap(module, …, side=32)")
     known = dict(module.named_modules())
     for part in layers:
-        if part not in known: raise SettingError(f"{name} has no part {part!r}; it has: {', '.join(filter(None, known))}")
+        if part not in known:
+            raise SettingError(f"{name} has no part {part!r}; it has: {', '.join(filter(None, known))}")
     made = Wrapped(module, normalize.to(_device(module)), resize, layers)
     made.name, made.side, made.dim = name, side, _try(made, name, side)
     return made
@@ -318,7 +330,8 @@ def _normalize(statistics):
     try: mean, std = (torch.as_tensor(v, dtype=torch.float32).flatten() for v in statistics)
     except (TypeError, ValueError) as err:
         raise SettingError(f"statistics are Images, a Normalize, or (mean, std), not {statistics!r} ({err})") from None
-    if len(mean) != len(std): raise SettingError(f"{len(mean)} means, but {len(std)} deviations: give one of each for every channel")
+    if len(mean) != len(std):
+        raise SettingError(f"{len(mean)} means, but {len(std)} deviations: give one of each for every channel")
     return Normalize(mean, std)
 
 # %% ../nbs/lib/07_models.ipynb #789bd5f6
@@ -334,6 +347,7 @@ def _try(made, name, side) -> int:
     except Exception as err:  # whatever `module` says of images that it cannot take
         raise SettingError(f"{name} fails on images of {'×'.join(map(str, x.shape[1:]))} in [0,1]: {err}") from err
     for stage, f in zip([*made.stages, "its output"], found):
-        if len(f) != 2: raise SettingError(f"{name}, {stage}: {len(f)} rows of features for 2 images; there must be one for each")
+        if len(f) != 2:
+            raise SettingError(f"{name}, {stage}: {len(f)} rows of features for 2 images; there must be one for each")
         if not f.isfinite().all(): raise SettingError(f"{name}, {stage}: NaN or infinity for images in [0,1]")
     return found[-1].shape[1]

@@ -57,11 +57,13 @@ def stored_info(path: Path) -> dict:
 # %% ../nbs/lib/14_runs.ipynb #8cd747a6
 @functools.cache
 def commit() -> str:
-    "The git commit of the project, with a + where files differ from it; `unknown` where the project is no checkout of its own."
+    "The project's git commit, with a + where files differ; `unknown` where the project is no checkout of its own."
     def git(*args):
-        return subprocess.run(["git", "-C", str(ROOT), *args], capture_output=True, encoding="utf-8", check=True).stdout.strip()
+        return subprocess.run(["git", "-C", str(ROOT), *args],
+                              capture_output=True, encoding="utf-8", check=True).stdout.strip()
     try:
-        if Path(git("rev-parse", "--show-toplevel")).resolve() != ROOT.resolve(): return "unknown"  # inside someone else's
+        if Path(git("rev-parse", "--show-toplevel")).resolve() != ROOT.resolve():
+            return "unknown"  # inside someone else's
         return git("rev-parse", "--short=10", "HEAD") + ("+" if git("status", "--porcelain", "-uno", "sslnb") else "")
     except (OSError, subprocess.CalledProcessError): return "unknown"
 
@@ -120,10 +122,11 @@ class Run:
         for step in self.config.save_at: load_tensors(self.model_file(step))
 
     def lock(self):
-        """Held while training: two processes that want the same run do not both train it. Freed by the system on a crash.
-        `SettingError`: the store cannot be written to."""
+        """Held while training: two processes that want the same run do not both train it. Freed by the system on a
+        crash. `SettingError`: the store cannot be written to."""
         try: self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as err: raise SettingError(f"no {self.folder} can be made ({err.strerror}): {_ELSEWHERE}") from None
+        except OSError as err:
+            raise SettingError(f"no {self.folder} can be made ({err.strerror}): {_ELSEWHERE}") from None
         if not os.access(self.folder, os.W_OK): raise SettingError(f"{self.folder} cannot be written to: {_ELSEWHERE}")
         return locked(self.folder / ".lock", str(self))
 
@@ -157,8 +160,9 @@ def _keep(path: Path, write: Callable[[Path], None]):
 
 # %% ../nbs/lib/14_runs.ipynb #11f2c19b
 def cached(fns, key: dict, compute: Callable[[], dict], device: torch.device | None = None) -> Found:
-    """The plain values that `compute()` gives, from the store if they were computed before for an equal `key` (all arguments that can
-    change them) by code of equal behaviour (`behaviour_of`): `fns`, one function or several. `device`: where `compute` works (default: the best)."""
+    """The plain values that `compute()` gives, from the store if they were computed before for an equal `key` (all
+    arguments that can change them) by code of equal behaviour (`behaviour_of`): `fns`, one function or several.
+    `device`: where `compute` works (default: the best)."""
     path = _place(whole := _whole(fns, key), ".json")
     try:
         kept = json.loads(path.read_text("utf-8"))
@@ -172,7 +176,8 @@ def cached(fns, key: dict, compute: Callable[[], dict], device: torch.device | N
     return Found(kept["result"], kept["by"])
 
 # %% ../nbs/lib/14_runs.ipynb #196c8657
-def cached_tensors(fns, key: dict, compute: Callable[[], dict[str, Tensor]], device: torch.device | None = None) -> Found:
+def cached_tensors(fns, key: dict, compute: Callable[[], dict[str, Tensor]],
+                   device: torch.device | None = None) -> Found:
     "The same for tensors (returned on the CPU)."
     path = _place(whole := _whole(fns, key), ".safetensors")
     try:

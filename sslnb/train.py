@@ -22,10 +22,10 @@ from torch import Tensor
 from . import data, models
 from .augment import RECIPES, Augment
 from .behaviour import behaviour_of, digest_of, version
-from .core import (BelowOne, Count, NonNegative, Positive, Progress, Seed, SettingError, best_device, checked_dataclass,
-                        replacing, rng, seed_of, to_json)
-from .distributed import (Silent, all_reduce_mean, average_gradients, broadcast, broadcast_object, check_batch, local_shard,
-                               synchronised, world)
+from .core import (BelowOne, Count, NonNegative, Positive, Progress, Seed, SettingError, best_device,
+                        checked_dataclass, replacing, rng, seed_of, to_json)
+from .distributed import (Silent, all_reduce_mean, average_gradients, broadcast, broadcast_object, check_batch,
+                               local_shard, synchronised, world)
 from .methods import Batch, method_class, method_options
 from .optim import LARS
 from .runs import CorruptFile, Run, load_tensors, provenance, save_tensors, stored_info
@@ -35,7 +35,8 @@ Steps = Annotated[tuple[Annotated[int, Field(ge=0)], ...], BeforeValidator(tuple
 
 @checked_dataclass
 class TrainConfig:
-    "Everything that determines a training run. `None` means the method's, the images' or the machine's own, filled in by `resolve`."
+    """Everything that determines a training run.
+    `None` means the method's, the images' or the machine's own, filled in by `resolve`."""
     method: str  # a key of METHODS
     steps: Count  # updates of the weights
     batch_size: Count  # images (not views) per update
@@ -54,7 +55,7 @@ class TrainConfig:
     augment: Augment | None = None
     options: dict = field(default_factory=dict)  # of the method
     precision: Literal["bf16", "fp32"] | None = None
-    compile: Literal["none", "default", "reduce-overhead"] = "none"  # of the encoder, by torch; the last with CUDA graphs
+    compile: Literal["none", "default", "reduce-overhead"] = "none"  # the encoder, by torch; the last with CUDA graphs
     fingerprint: str | None = None  # of the images
     start: str | None = None  # digest of the encoder that training starts from (default: random weights)
     behaviour: dict[str, int | str] | None = None  # of the code: versions of the library, digests of your source
@@ -81,12 +82,13 @@ class Diverged(ArithmeticError):
 # %% ../nbs/lib/15_train.ipynb #3aed3701
 @version(1)
 class Training:
-    """A method in training, from random weights or from those of `start`: takes steps; saved and restored to the bit. Where
-    several processes train together, each makes one and calls all of its methods; `save` is for the first."""
+    """A method in training, from random weights or from those of `start`: takes steps; saved and restored to the bit.
+    Where several processes train together, each makes one and calls all of its methods; `save` is for the first."""
     def __init__(self, config: TrainConfig, images: data.Images, device: torch.device,
                  start: models.Encoder | None = None):
         check_batch(config.batch_size)
-        with torch.random.fork_rng(devices=[]):  # the user's generators go on as if nothing had been, those of GPUs untouched
+        # the user's generators go on as if nothing had been, those of GPUs untouched
+        with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed_of(config.seed, "weights"))
             encoder = copy.deepcopy(start) if start is not None else models.encoder(config.encoder, images)
             self.method = synchronised(method_class(config.method)(encoder, images, **config.options))
@@ -123,7 +125,8 @@ class Training:
 
     def update(self, views, batch: Batch):
         "The network's part of a step: loss, gradients, new weights."
-        if self.config.compile == "reduce-overhead": torch.compiler.cudagraph_mark_step_begin()  # its outputs are used up
+        if self.config.compile == "reduce-overhead":
+            torch.compiler.cudagraph_mark_step_begin()  # its outputs are used up
         with models.autocast(self.config.precision, self.device): loss = self.method.loss(views, batch)
         self.optimizer.zero_grad()
         loss.backward()
@@ -136,10 +139,12 @@ class Training:
     def check_finite(self):
         "`Diverged` if any loss so far is NaN or infinite. (Not at every step: asking makes a GPU wait.)"
         bad = (~self.losses[:self.step].isfinite()).nonzero().flatten().tolist()
-        if bad: raise Diverged(f"the loss is {self.losses[bad[0]].item()} at step {bad[0] + 1} of {to_json(self.config)}")
+        if bad:
+            raise Diverged(f"the loss is {self.losses[bad[0]].item()} at step {bad[0] + 1} of {to_json(self.config)}")
 
     def model(self) -> dict[str, Tensor]:
-        "What is kept of the method: its weights and buffers. `Diverged` where one is not finite: the loss may still be, by chance."
+        """What is kept of the method: its weights and buffers.
+        `Diverged` where one is not finite: the loss may still be, by chance."""
         state = self.method.state_dict()
         bad = [k for k, v in state.items() if not v.isfinite().all()]
         if bad: raise Diverged(f"{bad[0]} is not finite after step {self.step} of {to_json(self.config)}")
@@ -159,7 +164,8 @@ class Training:
                      notes=self.notes)
 
     def restore(self, path: Path):
-        "Continue where `save` was called; `CorruptFile` if the file does not verify, or is of a method that had other parts."
+        """Continue where `save` was called.
+        `CorruptFile`: the file does not verify, or is of a method that had other parts."""
         state, info = load_tensors(path)
         method = {k.removeprefix("method."): v for k, v in state.items() if k.startswith("method.")}
         self._check_parts(path, method)
@@ -175,11 +181,13 @@ class Training:
     def _check_parts(self, path, saved):
         mine = {k: v.shape for k, v in (self.method.state_dict() | self._memory()).items()}
         other = {k for k in mine.keys() | saved.keys() if k not in mine or k not in saved or mine[k] != saved[k].shape}
-        if other: raise CorruptFile(f"{path}: {', '.join(sorted(other)[:3])} of the method were other ones when it was saved")
+        if other:
+            raise CorruptFile(f"{path}: {', '.join(sorted(other)[:3])} of the method were other ones when it was saved")
 
 # %% ../nbs/lib/15_train.ipynb #be4bbd13
 def _fits(images, device):
-    "May all images live on `device`? On a CPU they are where they are, at worst in a file; on a GPU they get half of what is free."
+    """May all images live on `device`?
+    On a CPU they are where they are, at worst in a file; on a GPU they get half of what is free."""
     return device.type != "cuda" or images.pixels.nbytes < torch.cuda.mem_get_info(device)[0] / 2
 
 def _like(p, v):  # fused kernels want a parameter and its statistics in the same memory layout
@@ -197,19 +205,21 @@ def _behaviour(config: TrainConfig, start) -> dict[str, int | str]:
     made = models.ENCODERS.get(config.encoder)
     parts = [made] if made else {type(m) for m in start.modules()}
     found = behaviour_of(Training, method_class(config.method), OPTIMIZERS[config.optimizer], *parts)
-    return found if made else found | {config.encoder: hashlib.sha256(repr(start).encode()).hexdigest()[:16]}  # its settings
+    # the `repr` of `start` holds its settings
+    return found if made else found | {config.encoder: hashlib.sha256(repr(start).encode()).hexdigest()[:16]}
 
 # %% ../nbs/lib/15_train.ipynb #954017e5
-def resolve(config: TrainConfig, device: torch.device, images: data.Images | None = None, start: models.Encoder | None = None
-            ) -> tuple[TrainConfig, data.Images]:
-    """`config` with nothing left open for `device`, and its images: those that it names, or `images` (a part of them, or your own).
-    `start`: the encoder to start from. `SettingError` where the parts do not fit together."""
+def resolve(config: TrainConfig, device: torch.device, images: data.Images | None = None,
+            start: models.Encoder | None = None) -> tuple[TrainConfig, data.Images]:
+    """`config` with nothing left open for `device`, and its images: those that it names, or `images` (a part of them,
+    or your own). `start`: the encoder to start from. `SettingError` where the parts do not fit together."""
     if images is None: images = _named(config)
     if start is not None: config = replace(config, encoder=start.name)
     _check_images(config, images)
     if any(s > config.steps for s in config.save_at):
         raise SettingError(f"save_at = {config.save_at}: steps lie between 0 and {config.steps}")
-    if 0 < config.steps <= config.warmup: raise SettingError(f"warmup = {config.warmup}: must be below steps = {config.steps}")
+    if 0 < config.steps <= config.warmup:
+        raise SettingError(f"warmup = {config.warmup}: must be below steps = {config.steps}")
     size = min(images.pixels.shape[-2:]) if start is None else start.side  # what the encoder is made for
     return replace(config, fingerprint=images.fingerprint, size=size,
                    dataset=data.public_name(config.dataset or images.name),
@@ -227,13 +237,15 @@ def _named(config) -> data.Images:
 
 def _check_images(config, images):
     if config.fingerprint not in (None, images.fingerprint):
-        raise SettingError(f"{images.name} has fingerprint {images.fingerprint}, not {config.fingerprint}: other images")
+        raise SettingError(f"{images.name} has fingerprint {images.fingerprint}, not {config.fingerprint}: "
+                           "other images")
     if config.batch_size > len(images):
         raise SettingError(f"batch_size = {config.batch_size}: {images.name} has {len(images)} images")
 
 # %% ../nbs/lib/15_train.ipynb #e69930ee
 def _begin(run: Run, make: Callable[[], Training]) -> Training:
-    "A training (`make()`), as far as an unfinished run had come. What does not verify is discarded, with a warning, and done again."
+    """A training (`make()`), as far as an unfinished run had come.
+    What does not verify is discarded, with a warning, and done again."""
     training = make()
     if not run.state_file.exists(): return training
     try:
@@ -276,7 +288,8 @@ def _train(run: Run, training: Training, bar: Progress, save_every: float):
             begun = time.monotonic()
             training.save(run.state_file)
             saved = time.monotonic()
-            cost = saved - begun if saved - begun > 1 else 0.0  # large states are saved less often: 5 % of the time at most
+            # large states are saved less often: 5 % of the time at most
+            cost = saved - begun if saved - begun > 1 else 0.0
 
 # %% ../nbs/lib/15_train.ipynb #331a2a6b
 def _keep_model(run, training):
@@ -351,21 +364,22 @@ def train_all(jobs: list[TrainJob], device: torch.device | None = None, **kwargs
     bar = Progress(sum(job.config.steps for job in jobs), name) if world().is_main_process else Silent()
     runs, trained = zip(*[_find_or_train(job, bar, device or world().device, **kwargs) for job in jobs])
     took = sum(run.provenance["seconds"] for run in runs)
-    bar.close(f"{name}: {sum(trained)} trained, {len(runs) - sum(trained)} from the store; {took:,.0f} s of training in all")
+    bar.close(f"{name}: {sum(trained)} trained, {len(runs) - sum(trained)} from the store; "
+              f"{took:,.0f} s of training in all")
     return list(runs)
 
 # %% ../nbs/lib/15_train.ipynb #47bbf173
 def pretrain_all(configs: list[TrainConfig], device: torch.device | None = None, **kwargs) -> list[Run]:
-    "`pretrain` for each of `configs`, under one progress bar. (On other images than they name: `resolve`, `train_all`.)"
+    "`pretrain` for all `configs`, under one progress bar. (On other images than they name: `resolve`, `train_all`.)"
     return train_all([TrainJob(*resolve(c, device or world().device)) for c in configs], device, **kwargs)
 
 # %% ../nbs/lib/15_train.ipynb #201bb748
 def pretrain(config: TrainConfig, images: data.Images | None = None, *, start: models.Encoder | None = None,
              device: torch.device | None = None, **kwargs) -> Run:
-    """The run of `config`: from the store if it is there, trained (or its training continued) if not. On `images`, or on those that
-    the configuration names; from `start`, or from random weights. By keyword: `store` (a folder, default
-    `runs.store_folder()`), `device`, `save_every` (seconds between states saved, 30). Errors: `SettingError` (configuration),
-    `data.DataError` (images), `Diverged`."""
+    """The run of `config`: from the store if it is there, trained (or its training continued) if not. On `images`, or
+    on those that the configuration names; from `start`, or from random weights. By keyword: `store` (a folder, default
+    `runs.store_folder()`), `device`, `save_every` (seconds between states saved, 30). Errors: `SettingError`
+    (configuration), `data.DataError` (images), `Diverged`."""
     job = TrainJob(*resolve(config, device or world().device, images, start), start)
     return train_all([job], device, **kwargs)[0]
 
@@ -378,29 +392,33 @@ def _state(run, step, part) -> dict[str, Tensor]:
     return {k.removeprefix(part): v for k, v in state.items() if k.startswith(part)}
 
 # %% ../nbs/lib/15_train.ipynb #cbf472be
-def load_encoder(run: Run, step: int | None = None, device: torch.device | None = None, like: models.Encoder | None = None
-                 ) -> models.Encoder:
-    """The encoder of `run` after `step` steps (default: the last), in evaluation mode. `like`: for an encoder that is not in ENCODERS,
-    one of the same kind, such as the one that training started from. `SettingError`: there is none, or it does not fit."""
+def load_encoder(run: Run, step: int | None = None, device: torch.device | None = None,
+                 like: models.Encoder | None = None) -> models.Encoder:
+    """The encoder of `run` after `step` steps (default: the last), in evaluation mode. `like`: for an encoder
+    that is not in ENCODERS, one of the same kind, such as the one that training started from. `SettingError`:
+    there is none, or it does not fit."""
     state = _state(run, step, "encoder.")
     encoder = _blank(run, state) if like is None else copy.deepcopy(like)
     try: encoder.load_state_dict(state)
-    except RuntimeError as err: raise SettingError(f"{run}: its encoder {run.config.encoder!r} is not like the one given: {err}") from None
+    except RuntimeError as err:
+        raise SettingError(f"{run}: its encoder {run.config.encoder!r} is not like the one given: {err}") from None
     return encoder.to(device or best_device()).eval()
 
 # %% ../nbs/lib/15_train.ipynb #e2aef51c
 def _blank(run, state):
     "An encoder as that of `run`, whose weights are still to come."
     if run.config.encoder not in models.ENCODERS:
-        raise SettingError(f"{run} trained an encoder of your own, {run.config.encoder!r}: give one of its kind as like=")
+        raise SettingError(f"{run} trained an encoder of your own, {run.config.encoder!r}: "
+                           "give one of its kind as like=")
     channels = state["normalize.mean"].shape[1]
     blank = models.Normalize(torch.zeros(channels), torch.ones(channels))
     return models.make_encoder(run.config.encoder, blank, channels, run.config.size)
 
 # %% ../nbs/lib/15_train.ipynb #0e5bcf5f
-def load_classifier(run: Run, step: int | None = None, device: torch.device | None = None, like: models.Encoder | None = None
-                    ) -> torch.nn.Sequential:
-    "Encoder and classifier of `run`: images (N C H W, in [0,1]) to scores, one a class. In evaluation mode. `like` as in `load_encoder`."
+def load_classifier(run: Run, step: int | None = None, device: torch.device | None = None,
+                    like: models.Encoder | None = None) -> torch.nn.Sequential:
+    """Encoder and classifier of `run`: images (N C H W, in [0,1]) to scores, one a class.
+    In evaluation mode. `like` as in `load_encoder`."""
     state = _state(run, step, "head.")
     if not state: raise SettingError(f"{run} has no classifier: {run.config.method} trains without one")
     head = torch.nn.Linear(*state["weight"].T.shape)

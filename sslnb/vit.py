@@ -20,7 +20,8 @@ from .core import SettingError
 # %% ../nbs/lib/06_vit.ipynb #deb6ef71
 def per_side(side: int, patch: int) -> int:
     "How many patches of `patch` pixels lie along `side` pixels. `SettingError` where they do not fit."
-    if patch < 1 or side < 1: raise SettingError(f"a side of {side}, a patch of {patch} pixels: both must be at least 1")
+    if patch < 1 or side < 1:
+        raise SettingError(f"a side of {side}, a patch of {patch} pixels: both must be at least 1")
     if side % patch:
         near = max(patch, round(side / patch) * patch)
         raise SettingError(f"a side of {side} pixels is not a multiple of the patch of {patch}: resize the images to "
@@ -215,11 +216,12 @@ def patch_mean_std(patches: Tensor) -> tuple[Tensor, Tensor]:
 # %% ../nbs/lib/06_vit.ipynb #2cccac73
 @version(1)
 def masked_mse(predicted: Tensor, patches: Tensor, masked: Tensor, normalize: bool = False) -> Tensor:
-    """Mean squared error of `predicted` (N×M×D) as the `patches` (N×P×D) at `masked` (N×M): a scalar (`mae` §2.2).
-    With `normalize` every target patch has mean 0 and deviation 1 (He et al. 2022, §4.1). `SettingError`: shapes differ."""
+    """Mean squared error of `predicted` (N×M×D) as the `patches` (N×P×D) at `masked` (N×M): a scalar (`mae` §2.2). With
+    `normalize` every target patch has mean 0 and deviation 1 (He et al. 2022, §4.1). `SettingError`: shapes differ."""
     target = pick(patches, masked)
     if predicted.shape != target.shape:
-        raise SettingError(f"predicted is {tuple(predicted.shape)}, the masked patches {tuple(target.shape)}: must be the same")
+        raise SettingError(f"predicted is {tuple(predicted.shape)}, the masked patches {tuple(target.shape)}: "
+                           "must be the same")
     if normalize:
         mean, std = patch_mean_std(target)
         target = (target - mean) / std

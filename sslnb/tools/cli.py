@@ -190,7 +190,8 @@ def compare_numbers(apart):
     "Your numbers against the published ones: same, within the seeds' spread, apart."
     from sslnb.report import against_published, agreement
     found = against_published()
-    if found.empty: raise Mistake("you have no record that is published, too: run a notebook first, at a published scale and set")
+    if found.empty:
+        raise Mistake("you have no record that is published, too: run a notebook first, at a published scale and set")
     counts = agreement(found).reset_index()
     click.echo(table(",".join(counts.columns), counts.itertuples(index=False)))
     worst = found[found.found == "apart"].sort_values("difference", key=abs, ascending=False)[:apart]

@@ -69,7 +69,8 @@ def _usual_sets(scale: str) -> dict:
     "For each parameter that names further sets: a function from the data set to what it is where it is not given."
     from sslnb import protocols
     return {"counterpart": protocols.counterpart, "tasks": protocols.task_set, "larger_set": protocols.task_set,
-            "digits": protocols.digit_set, "others": lambda _: protocols.SIMCLIC[scale].others if scale in protocols.SIMCLIC else []}
+            "digits": protocols.digit_set,
+            "others": lambda _: protocols.SIMCLIC[scale].others if scale in protocols.SIMCLIC else []}
 
 # %% ../../nbs/tools/01_execution.ipynb #fbe6fe4b
 def images_digest(dataset: str) -> str:
@@ -88,7 +89,7 @@ def _fingerprint(dataset: str, split: str) -> str:
 
 # %% ../../nbs/tools/01_execution.ipynb #f6cacad7
 def records_digest() -> str:
-    "Stands for all records, yours and the published ones: a notebook about `all` papers reads those of every set and scale."
+    "Stands for all records, yours and the published: a notebook about `all` papers reads those of every set and scale."
     from sslnb.report import published, reports
     found = [(source, p) for source, place in (("yours", reports()), ("published", published()))
              for p in sorted((place / "records").glob("*.csv")) if p.is_file()]

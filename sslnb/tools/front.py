@@ -29,7 +29,8 @@ TUNED = {"simclr": "SimCLR, fine-tuned", "rotnet": "RotNet, fine-tuned", "supce"
 def probed(dataset: str, scale: str) -> dict[str, pd.Series]:
     "Accuracies of a linear probe, a value for each seed, by what the features are of."
     p = protocols.ROTNET[scale]
-    table = report.records(paper="rotnet", item="Figure 2", dataset=dataset, scale=scale, metric="top1", source="published")
+    table = report.records(paper="rotnet", item="Figure 2", dataset=dataset, scale=scale, metric="top1",
+                           source="published")
     usual = table[(table.batch == max(p.batch_sizes)) & (table.encoder == p.encoder)]
     found = {m: usual[(usual.method == m) & (usual.steps == p.steps)].value for m in ("rotnet", "simclr", "supce")}
     found["untrained"] = usual[(usual.method == "simclr") & (usual.steps == 0)].value
@@ -39,7 +40,8 @@ def probed(dataset: str, scale: str) -> dict[str, pd.Series]:
 # %% ../../nbs/tools/06_front.ipynb #7a0c0008
 def tuned(dataset: str, scale: str) -> dict[str, pd.Series]:
     "Accuracies with the largest share of the labels, a value for each seed, by how a network was trained."
-    table = report.records(paper="rotnet", item="Table 1", dataset=dataset, scale=scale, metric="top1", source="published")
+    table = report.records(paper="rotnet", item="Table 1", dataset=dataset, scale=scale, metric="top1",
+                           source="published")
     if table.empty: return {}
     last = table[(table.final == True) & (table.fraction == table.fraction.max())]  # noqa: E712
     labels = int(last.labels.iloc[0])
@@ -50,7 +52,8 @@ def accuracies() -> str:
     "The table of accuracies (Markdown): a column for each set and scale, mean ± sd over the seeds."
     columns = {f"`{d}`, {s}": probed(d, s) | tuned(d, s) for d, s in places()}
     names = dict.fromkeys(name for column in columns.values() for name in column)
-    rows = [[name, *(_mean_sd(column.get(name, pd.Series(dtype=float))) for column in columns.values())] for name in names]
+    rows = [[name, *(_mean_sd(column.get(name, pd.Series(dtype=float))) for column in columns.values())]
+            for name in names]
     return _table(["top-1 accuracy", *columns], rows)
 
 def _mean_sd(values: pd.Series) -> str:
@@ -63,10 +66,11 @@ def _table(header: list[str], rows: list[list]) -> str:
 
 # %% ../../nbs/tools/06_front.ipynb #7a0c0011
 def verdict_counts() -> str:
-    "For each paper, set and scale: readings of claims with evidence for, unclear, against, and their verdicts (Markdown)."
+    "By paper, set and scale: readings of claims with evidence for, unclear, against, and their verdicts (Markdown)."
     table = report.verdicts(list(report.claims().index)).reset_index()
     table = table[table["from"] == "published"].assign(paper=lambda t: t.claim.map(report.claims().paper))
-    rows = [[paper, f"`{dataset}`, {scale}", g.claim.nunique(), *((g.evidence == e).sum() for e in ("for", "unclear", "against")),
+    rows = [[paper, f"`{dataset}`, {scale}", g.claim.nunique(),
+             *((g.evidence == e).sum() for e in ("for", "unclear", "against")),
              ", ".join(f"{v} {n}" for v, n in g.verdict.value_counts().items())]
             for (paper, dataset, scale), g in table.groupby(["paper", "dataset", "scale"], sort=False)]
     return _table(["paper", "set, scale", "claims", "for", "unclear", "against", "verdicts"], rows)

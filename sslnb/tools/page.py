@@ -53,8 +53,8 @@ def key(*parts: str) -> str:
     return "n" + hashlib.sha256("\n".join(parts).encode()).hexdigest()[:10]
 
 # %% ../../nbs/tools/04_page.ipynb #38971893
-ABOUT = {"source": "whose number", "n": "test images", "setting": "setting", "parameters": "parameters of the run", "device": "device",
-         "commit": "commit", "versions": "versions", "eval_device": "evaluated on",
+ABOUT = {"source": "whose number", "n": "test images", "setting": "setting", "parameters": "parameters of the run",
+         "device": "device", "commit": "commit", "versions": "versions", "eval_device": "evaluated on",
          "eval_commit": "evaluated at commit", "eval_versions": "evaluated with"}
 
 # %% ../../nbs/tools/04_page.ipynb #4b5099db
@@ -341,7 +341,8 @@ def sources() -> list[dict]:
 # %% ../../nbs/tools/04_page.ipynb #53a971f7
 def _source(path: Path, t: pd.DataFrame) -> dict:
     place = Path(os.path.relpath(path, reports())).as_posix()
-    return {"path": place, **{k: t[k][0] for k in ("paper", "dataset", "scale")}, "count": len(t), "seeds": t.seed.nunique(), "runs": t.run[t.run != ""].nunique(),
+    return {"path": place, **{k: t[k][0] for k in ("paper", "dataset", "scale")},
+            "count": len(t), "seeds": t.seed.nunique(), "runs": t.run[t.run != ""].nunique(),
             "commits": sorted(t.commit.unique()), "devices": sorted(t.device.unique()),
             "versions": sorted(t.versions.unique())}
 
