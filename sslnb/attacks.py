@@ -57,7 +57,8 @@ def _radii(eps, x):
     "`eps` as `_numbers`, all in [0,1]."
     r = _numbers("eps", eps, x)
     bad = r[~((r >= 0) & (r <= 1))]
-    if len(bad): raise SettingError(f"eps = {bad[0]:g}: must be between 0 and 1, the range of a pixel (8 levels: 8/255)")
+    if len(bad):
+        raise SettingError(f"eps = {bad[0]:g}: must be between 0 and 1, the range of a pixel (8 levels: 8/255)")
     return r
 
 def check_count(name: str, n: int):
@@ -170,12 +171,13 @@ def _check_steps(radii, alpha, steps, random_start, restarts):
     if len(bad): raise SettingError(f"alpha = {bad[0]:g}: must be above 0, in the units of eps")
     check_count("steps", steps)
     check_count("restarts", restarts)
-    if restarts > 1 and not random_start: raise SettingError(f"{restarts} restarts need random_start: all would be equal")
+    if restarts > 1 and not random_start:
+        raise SettingError(f"{restarts} restarts need random_start: all would be equal")
 
 # %% ../nbs/lib/18_attacks.ipynb #b635f15f
 @version(1)
-def pgd(model: nn.Module, x: Tensor, y: Tensor, eps: float | Sequence[float], alpha: float | Sequence[float], steps: int,
-        random_start: bool = True, restarts: int = 1, generator: torch.Generator | None = None,
+def pgd(model: nn.Module, x: Tensor, y: Tensor, eps: float | Sequence[float], alpha: float | Sequence[float],
+        steps: int, random_start: bool = True, restarts: int = 1, generator: torch.Generator | None = None,
         stop_early: bool = False) -> Tensor:
     """`steps` steps of size `alpha` (one, or one per `eps`) up the loss, within `eps` of the images `x` (N C H W) and
     [0,1] (Madry et al. 2018). E values of `eps`: E×N×C×H×W. The last iterate; with `stop_early` the first that fools

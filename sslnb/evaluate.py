@@ -42,7 +42,7 @@ def raw_pixels(images: Images) -> Tensor:
 
 # %% ../nbs/lib/17_evaluate.ipynb #0f82a1e3
 class Probe(NamedTuple):
-    "A trained linear probe: its scores on the test features (N×C, log-probabilities), itself, its rate, how it was chosen."
+    "A trained linear probe: scores on the test features (N×C, log-probabilities), itself, its rate, how it was chosen."
     scores: Tensor
     head: nn.Linear  # takes features as they are, not standardised
     rate: float
@@ -221,11 +221,13 @@ def _score_key(train, test, settings):
     key = arguments(score, "x", "y", "x_test", "y_test", n_classes=train.n_classes, **settings)
     return {**key, "train": train, "test": test}
 
-def evaluate_run(run: Run, step: int, train: Images, test: Images, *, stage: int = -1, like: Encoder | None = None, **settings) -> Result:
+def evaluate_run(run: Run, step: int, train: Images, test: Images, *, stage: int = -1, like: Encoder | None = None,
+                 **settings) -> Result:
     """`evaluate` of the encoder of `run` after `step` steps, from the store if equal weights were evaluated before.
     `like` as in `load_encoder`."""
     key = {"encoder": _stored(run, step), "stage": stage, **_score_key(train, test, settings)}
-    return _result(evaluate, key, lambda: evaluate(load_encoder(run, step, like=like), train, test, stage=stage, **settings))
+    return _result(evaluate, key,
+                   lambda: evaluate(load_encoder(run, step, like=like), train, test, stage=stage, **settings))
 
 # %% ../nbs/lib/17_evaluate.ipynb #6d48d052
 def evaluate_pixels(train: Images, test: Images, **settings) -> Result:
@@ -280,7 +282,8 @@ def tune_run(run: Run, train: Images, test: Images, **settings) -> Found:
 
 # %% ../nbs/lib/17_evaluate.ipynb #2df917ad
 def tuned_classifier(run: Run, way: dict[str, Tensor]) -> nn.Sequential:
-    "The encoder of `run` and the linear layer of a `way` that `tune_run` gave: images (N C H W, in [0,1]) to scores. In evaluation mode."
+    """The encoder of `run` and the linear layer of a `way` that `tune_run` gave: images (N C H W, in [0,1]) to scores.
+    In evaluation mode."""
     head = nn.Linear(*way["weight"].T.shape)
     head.load_state_dict({name: way[name] for name in ("weight", "bias")})
     return nn.Sequential(load_encoder(run), head.to(best_device())).eval()
@@ -357,10 +360,10 @@ def logistic_pixels(train: Images, val: Images, test: Images, *, Cs: tuple = CS)
 @version(1)
 def cluster_accuracy(x: Tensor, x_test: Tensor, y_test: Tensor, k: int, *, components: int | None = None, seed: int = 0,
                      starts: int = 5) -> Found:
-    """`hungarian` accuracy, `nmi` and `purity` on the test images (`x_test` M×D, `y_test` M) of `k` clusters of the features
-    `x` (N×D), the best of several `starts`. `components`: cluster so many whitened principal components, scaled to length
-    1, as DeepCluster does (where `x` varies in fewer directions those, with a warning); None: the features as they are.
-    `SettingError`: NaN, a missing label, settings out of range."""
+    """`hungarian` accuracy, `nmi` and `purity` on the test images (`x_test` M×D, `y_test` M) of `k` clusters of the
+    features `x` (N×D), the best of several `starts`. `components`: cluster so many whitened principal components,
+    scaled to length 1, as DeepCluster does (where `x` varies in fewer directions those, with a warning); None: the
+    features as they are. `SettingError`: NaN, a missing label, settings out of range."""
     _check_settings(starts=starts)
     if components is not None: x, x_test = _on_sphere(x, x_test, components)
     found = min((kmeans(x, k, generator=rng(seed, "start", i)) for i in range(starts)), key=lambda c: c.inertia)
@@ -412,8 +415,9 @@ def cluster_pixels(train: Images, test: Images, components: int | None = None, *
 # %% ../nbs/lib/17_evaluate.ipynb #af48ff9b
 @version(1)
 def few_labels(images: Images, fraction: float, seed: int) -> Images:
-    """A stratified `fraction` (above 0, at most 1) of `images`. Where that leaves a class without an image, one of its own
-    is added, with a warning. `SettingError`: no such fraction; `DataError`: a class has no image, an image no label."""
+    """A stratified `fraction` (above 0, at most 1) of `images`. Where that leaves a class without an image, one of its
+    own is added, with a warning. `SettingError`: no such fraction; `DataError`: a class has no image, an image no
+    label."""
     if not 0 < fraction <= 1: raise SettingError(f"fraction = {fraction}: choose one above 0 and at most 1")
     labels = images.labels.cpu()
     _check_labelled(images, labels)
@@ -428,7 +432,8 @@ def few_labels(images: Images, fraction: float, seed: int) -> Images:
 # %% ../nbs/lib/17_evaluate.ipynb #75596e74
 def _check_labelled(images, labels):
     if labels.ndim > 1: raise DataError(f"{images.name}: its images have several labels each; fine-tuning takes one")
-    if (labels < 0).any(): raise DataError(f"{images.name} has images without a label: there is nothing to fine-tune on")
+    if (labels < 0).any():
+        raise DataError(f"{images.name} has images without a label: there is nothing to fine-tune on")
     counts = labels.bincount(minlength=images.n_classes).tolist()
     empty = ", ".join(c for c, n in zip(images.classes, counts) if not n)
     if empty: raise DataError(f"{images.name} has no image of {empty}: leave the class out with load(…, classes=[…])")
@@ -440,9 +445,10 @@ def _any_of(c, labels, seed):
 # %% ../nbs/lib/17_evaluate.ipynb #867c806b
 def fine_tuning(encoder: Encoder, images: Images, fraction: float, *, epochs: int | None = None, seed: int = 0,
                 batch_size: int = 64, lr: float = 0.0125, keep: tuple = (), **settings) -> TrainJob:
-    """The training of all of `encoder` (made by `models.encoder`, or loaded) and a new linear layer on a `fraction` of the
-    labels. `epochs`: by default the paper's, 60 up to 1 %, 30 up to 10 %, else 20. `keep`: epochs after which the model is
-    kept, too (0: before the first); further `settings` as in `TrainConfig`. Errors: those of `few_labels`, `TrainConfig`."""
+    """The training of all of `encoder` (made by `models.encoder`, or loaded) and a new linear layer on a `fraction` of
+    the labels. `epochs`: by default the paper's, 60 up to 1 %, 30 up to 10 %, else 20. `keep`: epochs after which the
+    model is kept, too (0: before the first); further `settings` as in `TrainConfig`. Errors: those of `few_labels`,
+    `TrainConfig`."""
     few = few_labels(images, fraction, seed)
     if epochs is None: epochs = 60 if fraction <= 0.01 else 30 if fraction <= 0.1 else 20
     an_epoch = max(1, len(few) // batch_size)  # steps
@@ -462,8 +468,9 @@ def fine_tune(encoder: Encoder, images: Images, fraction: float, **settings) -> 
 # %% ../nbs/lib/17_evaluate.ipynb #68dfa2ec
 def tuning(encoder: Encoder, images: Images, *, lr: float, weight_decay: float, steps: int, batch_size: int = 128,
            seed: int = 0) -> TrainJob:
-    """The training of all of `encoder` and a new linear layer on all `images` for a number of `steps`: Nesterov SGD, a rate
-    that falls along a cosine, random crop and flip. `DataError`: an image without a label, a class without an image."""
+    """The training of all of `encoder` and a new linear layer on all `images` for a number of `steps`: Nesterov SGD, a
+    rate that falls along a cosine, random crop and flip. `DataError`: an image without a label, a class without an
+    image."""
     _check_labelled(images, images.labels.cpu())
     return _tuning(encoder, images, lr=lr, weight_decay=weight_decay, steps=steps, batch_size=batch_size, seed=seed,
                    schedule="cosine")

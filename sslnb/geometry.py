@@ -92,7 +92,8 @@ def progress(probs: Tensor, labels: Tensor) -> Tensor:
     roots = _roots(probs)
     n, c = probs.shape[1:]
     _check_labels(labels, c)
-    if len(labels) != n: raise SettingError(f"probs is of {n} images, but there are {len(labels)} labels: give one each")
+    if len(labels) != n:
+        raise SettingError(f"probs is of {n} images, but there are {len(labels)} labels: give one each")
     angle = math.acos(c ** -0.5)
     guess = roots.sum(2) * c ** -0.5  # overlaps with P₀ and P*, M×N
     truth = roots.gather(2, labels.long().to(probs.device).expand(len(probs), n)[..., None])[..., 0]
@@ -207,7 +208,8 @@ def _at_once(model, images, recalibrate):
 
 # %% ../nbs/lib/19_geometry.ipynb #59bb7100
 def _each(at, points, net):
-    "`at` of each of `points` (G×D) as one batch; one after the other where torch cannot: BatchNorm of channels_last images on a GPU."
+    """`at` of each of `points` (G×D) as one batch; one after the other where torch cannot: BatchNorm of channels_last
+    images on a GPU."""
     normed = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in net.modules())
     return torch.stack([at(p) for p in points]) if points.is_cuda and normed else vmap(at)(points)
 
@@ -307,7 +309,8 @@ def top_eigenvalue(matrix, generator: Generator, tolerance: float = 1e-3, steps:
     enough. `SettingError`: no square matrix, a tolerance or steps that are not above 0."""
     _check_square(matrix)
     check_count("steps", steps)
-    if not 0 < tolerance < math.inf: raise SettingError(f"tolerance = {tolerance}: must be above 0, a share of the value")
+    if not 0 < tolerance < math.inf:
+        raise SettingError(f"tolerance = {tolerance}: must be above 0, a share of the value")
     v, basis, diagonal, beside = _random(matrix, generator), [], [], []
     for step in range(min(steps, matrix.shape[0])):
         basis.append(v / v.norm())

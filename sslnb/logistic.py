@@ -43,7 +43,7 @@ _BLOCK = 2**21      # numbers in an intermediate result on a CPU
 _GPU_BLOCKS = 2**5  # on a GPU so many times as many: it needs them to be busy
 
 def _axes(x):
-    "Directions at right angles (D×min(N, D), float64) that hold all of `x` (N×D), and along which it does not correlate."
+    "Orthogonal directions (D×min(N, D), float64) that hold all of `x` (N×D), and along which it does not correlate."
     if len(x) >= x.shape[1]: return torch.linalg.eigh((x.T @ x).double())[1]
     span = torch.linalg.qr(x.T.double())[0]  # outside of it, where there is no sample, no weight lowers the loss
     within = x.double() @ span
@@ -60,7 +60,8 @@ class _Problems:
         directions = self.x.shape[1]
         self.penalty = lambdas.to(x).view(-1, 1).repeat(1, directions + 1)
         self.penalty[:, -1] = 0
-        self.start = F.pad(bias[..., None].to(x), (directions, 0))  # K×L×(D+1): frequencies, and nothing of the features
+        # K×L×(D+1): frequencies, and nothing of the features
+        self.start = F.pad(bias[..., None].to(x), (directions, 0))
         self.nothing = self(self.start, torch.arange(bias.shape[1], device=x.device))[0]
 
     def _blocks(self, w):
@@ -74,7 +75,7 @@ class _Problems:
     def _back(self, r, x): return torch.cat([r.flatten(0, 1) @ x, r.flatten(0, 1).sum(1, keepdim=True)], 1)
 
     def __call__(self, w, which):
-        "Objective (R, float64) and gradient of the problems numbered `which`, of which `w` (K×R×(D+1)) are the weights."
+        "Objective (R, float64) and gradient of the problems numbered `which`, with the weights `w` (K×R×(D+1))."
         loss, grad, shrink = 0, 0, self.penalty[which] * w
         for rows, x, z in self._blocks(w):
             more, r = self.loss(z, rows, which)
@@ -123,7 +124,7 @@ def _dot(a, b): return (a * b).sum((0, 2))  # per problem
 
 # %% ../nbs/lib/16_logistic.ipynb #a855775f
 def _direction(grad, diagonal, memory):
-    "The two-loop recursion: −H⁻¹g as guessed from `diagonal` and `memory`, steps, changes of the gradient, 1/(s·y) or 0."
+    "The two-loop recursion: −H⁻¹g guessed from `diagonal` and `memory` (steps, changes of the gradient, 1/(s·y) or 0)."
     q, alphas = grad.clone(), []
     for s, y, rho in reversed(memory):
         alphas.append(rho * _dot(s, q))
@@ -187,7 +188,8 @@ def _guess(w, logs, solved, i):
 
 # %% ../nbs/lib/16_logistic.ipynb #81a21b63
 def _path(problems, Cs, start, tolerance, iterations):
-    "Weights (K×n×L×(D+1)), objective, iterations and convergence (n×L) for Cs that grow, first from `start` (K×L×(D+1))."
+    """Weights (K×n×L×(D+1)), objective, iterations and convergence (n×L) for Cs that grow, first from `start`
+    (K×L×(D+1))."""
     logs, labels, solved = [math.log10(C) for C in Cs], torch.arange(start.shape[1], device=start.device), []
     w = start[:, None].repeat(1, len(Cs), 1, 1)
     values = torch.zeros(len(Cs), len(labels), dtype=torch.float64, device=start.device)
@@ -249,7 +251,8 @@ def _check_two(y):
 
 # %% ../nbs/lib/16_logistic.ipynb #c42105bf
 def _fit(kind, x, y, Cs, start, tolerance, iterations):
-    "Weights R×D×K, biases, objective, iterations, convergence; without `start` a large C is reached by decades from 0.01."
+    """Weights R×D×K, biases, objective, iterations, convergence; without `start` a large C is reached by decades from
+    0.01."""
     x = x if x.dtype == torch.float64 else x.float()
     Cs = torch.as_tensor(Cs, dtype=torch.float64).to(x.device)
     order, lowest = Cs[:, 0].argsort(), Cs[:, 0].min().item()
@@ -267,11 +270,12 @@ def _fit(kind, x, y, Cs, start, tolerance, iterations):
 @version(1)
 def fit(x: Tensor, y: Tensor, Cs, n_classes: int, *, start: tuple[Tensor, Tensor] | None = None,
         tolerance: float = 2e-6, iterations: int = 1000) -> Logistic:
-    """For each C of `Cs` the minimum of C·Σ cross-entropy + ½‖W‖² over `x` (N×D) with labels `y` (N, 0 to `n_classes`−1),
-    as scikit-learn's `LogisticRegression(C=C)`; all as one batch by L-BFGS, from `start` (weights D×K, biases K) or zero.
-    `tolerance`: what is left to gain, as a share of the objective; measured, the minimum is up to ten times as far away.
-    In float64 for features in float64, else in float32. Memory: 25 × the weights of all problems (0.9 GB for 2048 features,
-    100 classes and 45 Cs), twice the features. `SettingError`: C ≤ 0, a label missing, NaN, a single class."""
+    """For each C of `Cs` the minimum of C·Σ cross-entropy + ½‖W‖² over `x` (N×D) with labels `y` (N, 0 to
+    `n_classes`−1), as scikit-learn's `LogisticRegression(C=C)`; all as one batch by L-BFGS, from `start` (weights D×K,
+    biases K) or zero. `tolerance`: what is left to gain, as a share of the objective; measured, the minimum is up to
+    ten times as far away. In float64 for features in float64, else in float32. Memory: 25 × the weights of all problems
+    (0.9 GB for 2048 features, 100 classes and 45 Cs), twice the features. `SettingError`: C ≤ 0, a label missing, NaN,
+    a single class."""
     _check_strengths(Cs)
     check_samples(x, y, n_classes)
     _check_two(y)
@@ -343,7 +347,8 @@ def _eleven(hits, n):
     return torch.where(reached, hits / n, 0).amax(1).mean()
 
 def _each_label(of_curve, scores, y):
-    if scores.shape != y.shape: raise SettingError(f"scores {tuple(scores.shape)}, labels {tuple(y.shape)}: must be alike")
+    if scores.shape != y.shape:
+        raise SettingError(f"scores {tuple(scores.shape)}, labels {tuple(y.shape)}: must be alike")
     _check_labels(y, "average precision", [1])
     columns = zip(scores.T, y.to(scores.device).T)
     return torch.stack([of_curve(*_curve(s[t >= 0], t[t >= 0] == 1)) for s, t in columns])
@@ -351,8 +356,8 @@ def _each_label(of_curve, scores, y):
 # %% ../nbs/lib/16_logistic.ipynb #3c463508
 @version(1)
 def average_precision(scores: Tensor, y: Tensor) -> Tensor:
-    """Average precision (0 to 1, float64) of each of L labels for `scores` and `y` (N×L: 1 has it, 0 has it not, −1 left
-    out), as scikit-learn's `average_precision_score`. `SettingError`: a label that no sample has."""
+    """Average precision (0 to 1, float64) of each of L labels for `scores` and `y` (N×L: 1 has it, 0 has it not, −1
+    left out), as scikit-learn's `average_precision_score`. `SettingError`: a label that no sample has."""
     return _each_label(_area, scores, y)
 
 # %% ../nbs/lib/16_logistic.ipynb #0da39c5a
@@ -375,15 +380,16 @@ def _check_labels(y, where, needed):
 @version(1)
 def fit_labels(x: Tensor, y: Tensor, Cs, *, start: tuple[Tensor, Tensor] | None = None, tolerance: float = 2e-6,
                iterations: int = 1000) -> Logistic:
-    """For each C of `Cs` (R, or R×L: for each label) and each label of `y` (N×L: 1 has it, 0 has it not, −1 left out) the
-    minimum of C·Σ log(1 + e^∓z) + ½‖w‖², as scikit-learn's `LogisticRegression(C=C)` of two classes; all as one batch. The
-    rest as in `fit`. `SettingError`: a label without a positive or a negative sample, too."""
+    """For each C of `Cs` (R, or R×L: for each label) and each label of `y` (N×L: 1 has it, 0 has it not, −1 left out)
+    the minimum of C·Σ log(1 + e^∓z) + ½‖w‖², as scikit-learn's `LogisticRegression(C=C)` of two classes; all as one
+    batch. The rest as in `fit`. `SettingError`: a label without a positive or a negative sample, too."""
     Cs = torch.as_tensor(Cs, dtype=torch.float64)
     _check_strengths(Cs.flatten().tolist())
     _check_features(x, y)
     _check_labels(y, "training", [0, 1])
     Cs = Cs if Cs.ndim == 2 else Cs[:, None].expand(-1, y.shape[1])
-    return Logistic(*_fit(OneVsRest, x, ((y == 1).int() - (y == 0).int()).T.to(x.device), Cs, start, tolerance, iterations))
+    return Logistic(*_fit(OneVsRest, x, ((y == 1).int() - (y == 0).int()).T.to(x.device), Cs, start, tolerance,
+                          iterations))
 
 # %% ../nbs/lib/16_logistic.ipynb #bc70c4c3
 class LabelsProbe(NamedTuple):

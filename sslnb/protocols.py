@@ -69,8 +69,8 @@ class RotNetSettings(Settings):
 # %% ../nbs/lib/20_protocols.ipynb #9c627d87
 ROTNET = scales_of(
     RotNetSettings, dict(temperature=0.5, simclr_lr=1e-3, size=32, eps_max=0.275, eps_points=10, pgd_steps=10),
-    smoke=dict(seeds=[0, 1], batch_sizes=[16, 32], batch_size=32, steps=5, probe_at=[2], encoder="tiny", smaller_encoder="tiny",
-               projector=[32, 16], rotnet_lr=0.05, probe_images=200, test_images=100,
+    smoke=dict(seeds=[0, 1], batch_sizes=[16, 32], batch_size=32, steps=5, probe_at=[2], encoder="tiny",
+               smaller_encoder="tiny", projector=[32, 16], rotnet_lr=0.05, probe_images=200, test_images=100,
                labelled_images=200, fractions=[0.05, 0.1, 0.5], epochs=[4, 2, 1], baseline_epochs=[8, 4, 2],
                tuned_rates=[0.0125, 0.05], attack_images=20, task_images=10, strong_images=20),
     quick=dict(seeds=[0, 1, 2], batch_sizes=[32, 128], batch_size=128, steps=100, probe_at=[20, 40], encoder="small",
@@ -78,9 +78,9 @@ ROTNET = scales_of(
                labelled_images=1000, fractions=[0.01, 0.1, 0.5], epochs=[60, 30, 20], baseline_epochs=[120, 60, 40],
                tuned_rates=[0.0125, 0.05, 0.2], attack_images=100, task_images=100, strong_images=500),
     gpu=dict(seeds=[0, 1, 2], batch_sizes=[128, 512], batch_size=128, steps=1000, probe_at=[100, 200, 400, 700],
-             encoder="resnet50", smaller_encoder="resnet18", projector=[2048, 2048], rotnet_lr=0.01, probe_images=50_000,
-             test_images=10_000, labelled_images=50_000, fractions=[0.01, 0.1, 0.5], epochs=[60, 30, 20],
-             baseline_epochs=[200, 100, 40], tuned_rates=[0.0125, 0.05, 0.2],
+             encoder="resnet50", smaller_encoder="resnet18", projector=[2048, 2048], rotnet_lr=0.01,
+             probe_images=50_000, test_images=10_000, labelled_images=50_000, fractions=[0.01, 0.1, 0.5],
+             epochs=[60, 30, 20], baseline_epochs=[200, 100, 40], tuned_rates=[0.0125, 0.05, 0.2],
              attack_images=1000, task_images=500, strong_images=500),
     paper=dict(seeds=[0, 1, 2, 3, 4], batch_sizes=[32, 64, 128, 256, 512], batch_size=128, steps=5000,
                probe_at=[500, 1000, 2000, 3000, 4000], encoder="resnet50", smaller_encoder="resnet18",
@@ -100,7 +100,8 @@ def kept_steps(p: RotNetSettings) -> tuple[int, ...]:
 def pretraining(p: RotNetSettings, method: str, batch: int, seed: int, *, dataset: str | None = None,
                 encoder: str | None = None, **settings) -> TrainConfig:
     """The paper's pretraining by `method` with the settings `p` of a notebook (§3.1): SimCLR with Adam, RotNet and the
-    supervised reference with Nesterov SGD. `dataset`, `encoder`: other ones than `p`'s; further `settings` as in `TrainConfig`."""
+    supervised reference with Nesterov SGD. `dataset`, `encoder`: other ones than `p`'s; further `settings` as in
+    `TrainConfig`."""
     simclr = method == "simclr"
     kept = kept_steps(p)[:-1] if method != "supce" else (min(SUPERVISED_AT, p.steps),)
     if encoder not in (None, p.encoder): kept = ()  # no figure follows these over the steps
@@ -114,23 +115,25 @@ def pretraining(p: RotNetSettings, method: str, batch: int, seed: int, *, datase
 # %% ../nbs/lib/20_protocols.ipynb #701d581b
 def few_label_training(p: RotNetSettings, method: str, start: Encoder, images: data.Images, fraction: float, seed: int,
                        **settings) -> TrainJob:
-    """The training of `start` on a `fraction` (one of `p`'s) of the labels: fine-tuning, or the supervised baseline (`method`
-    begins with "supce"). Fine-tuned models are kept at an eighth, a quarter and half of their epochs, too."""
+    """The training of `start` on a `fraction` (one of `p`'s) of the labels: fine-tuning, or the supervised baseline
+    (`method` begins with "supce"). Fine-tuned models are kept at an eighth, a quarter and half of their epochs, too."""
     baseline = method.startswith("supce")
     epochs = (p.baseline_epochs if baseline else p.epochs)[p.fractions.index(fraction)]
     keep = () if baseline else (epochs / 8, epochs / 4, epochs / 2)
     return fine_tuning(start, images, fraction, epochs=epochs, keep=keep, seed=seed, **settings)
 
 # %% ../nbs/lib/20_protocols.ipynb #24241e7c
-OTHER_SETS = {"shapes": ["shapes-b"], "shapes-b": ["shapes"], "cifar10": ["stl10", "stl10-subset"], "stl10": ["cifar10"],
-              "stl10-subset": ["cifar10"]}
+OTHER_SETS = {"shapes": ["shapes-b"], "shapes-b": ["shapes"], "cifar10": ["stl10", "stl10-subset"],
+              "stl10": ["cifar10"], "stl10-subset": ["cifar10"]}
 TASKS = {  # of `geometry` §2.2: official class ids of four 5-way problems
     "cifar100": [[0, 1, 2, 3, 4], [6, 11, 16, 21, 26], [56, 58, 62, 66, 68], [95, 96, 97, 98, 99]],
-    "cifar100-20c": [[0, 1, 2, 3, 4], [6, 11, 16, 21, 26], [56, 58, 62, 66, 68], [95, 96, 97, 98, 99]],  # the part with just these
-    "shapes-20": [[10, 11, 12, 13, 14], [15, 16, 17, 18, 19], [10, 12, 14, 16, 18], [11, 13, 15, 17, 19]]}  # none is in `shapes`
+    # the part with just these
+    "cifar100-20c": [[0, 1, 2, 3, 4], [6, 11, 16, 21, 26], [56, 58, 62, 66, 68], [95, 96, 97, 98, 99]],
+    # none is in `shapes`
+    "shapes-20": [[10, 11, 12, 13, 14], [15, 16, 17, 18, 19], [10, 12, 14, 16, 18], [11, 13, 15, 17, 19]]}
 
 def counterpart(dataset: str) -> str:
-    "The set that encoders of `dataset` are moved to: the first of its OTHER_SETS that is there. `SettingError`: none known."
+    "The set that encoders of `dataset` move to: the first of its OTHER_SETS that is there. `SettingError`: none known."
     if dataset not in OTHER_SETS:
         raise SettingError(f"no counterpart is known for {dataset!r}: name one, with -p counterpart NAME")
     found = [name for name in OTHER_SETS[dataset] if data.is_there(name)]
@@ -138,7 +141,8 @@ def counterpart(dataset: str) -> str:
 
 # %% ../nbs/lib/20_protocols.ipynb #58682716
 def task_set(dataset: str) -> str:
-    "The set whose TASKS encoders of `dataset` are tuned on: drawn ones for drawn ones, CIFAR-100, or what is there of it, for photographs."
+    """The set whose TASKS encoders of `dataset` are tuned on: drawn ones for drawn ones, CIFAR-100, or what is there of
+    it, for photographs."""
     if dataset.startswith("shapes"): return "shapes-20"
     return next(filter(data.is_there, ("cifar100", "cifar100-20c")), "cifar100")
 
@@ -196,9 +200,11 @@ def digit_set(dataset: str) -> str:
     return "digits" if dataset.startswith("shapes") else "mnist"
 
 # %% ../nbs/lib/20_protocols.ipynb #eecc6f75
-def alexnet_training(p: DeepClusterSettings, method: str, images: data.Images, dataset: str, seed: int, clusters: int | None = None) -> TrainJob:
-    """The training of AlexNet by `method` ("deepcluster" or "supce") on the `images` of `dataset`, with the settings `p` of
-    the notebook. Colour images are seen as Sobel edges in SimCLR's views, grey ones (digits) shifted by up to two pixels."""
+def alexnet_training(p: DeepClusterSettings, method: str, images: data.Images, dataset: str, seed: int,
+                     clusters: int | None = None) -> TrainJob:
+    """The training of AlexNet by `method` ("deepcluster" or "supce") on the `images` of `dataset`, with the settings
+    `p` of the notebook. Colour images are seen as Sobel edges in SimCLR's views, grey ones (digits) shifted by up to
+    two pixels."""
     grey, by_clusters = images.pixels.shape[1] == 1, method == "deepcluster"
     steps = p.epochs * max(1, len(images) // p.batch_size)
     config = TrainConfig(
@@ -216,7 +222,8 @@ def lars_training(p: DeepClusterSettings, images: data.Images, dataset: str, bat
     config = TrainConfig(
         dataset=dataset, method="simclr", encoder=p.simclr_encoder, seed=seed, batch_size=batch, optimizer="lars",
         lr=p.lars_lr * batch / 256, weight_decay=1e-6, steps=max(epochs) * an_epoch,
-        save_at=(0, *(e * an_epoch for e in epochs)), options=dict(zip(("hidden", "out"), p.projector), temperature=0.5))
+        save_at=(0, *(e * an_epoch for e in epochs)),
+        options=dict(zip(("hidden", "out"), p.projector), temperature=0.5))
     return TrainJob(*resolve(config, best_device(), images))
 
 # %% ../nbs/lib/20_protocols.ipynb #mae-settings
@@ -260,7 +267,8 @@ MAE_SCALES = scales_of(
                tune_epochs=30))
 
 # %% ../nbs/lib/20_protocols.ipynb #mae-training
-MAE_VIEWS = {"small": replace(RECIPES["simclr"], blur=0.5), "large": RECIPES["simclr-large"]}  # random crop, colours, blur
+# random crop, colours, blur
+MAE_VIEWS = {"small": replace(RECIPES["simclr"], blur=0.5), "large": RECIPES["simclr-large"]}
 MAE_READINGS = ("as published", "corrected")
 
 def mae_recipes(p: MAESettings) -> dict[str, Augment]:
@@ -272,23 +280,26 @@ def mae_recipes(p: MAESettings) -> dict[str, Augment]:
 # %% ../nbs/lib/20_protocols.ipynb #127c10f6
 def _mae_training(p, images, dataset, views, batch, follow, **settings):
     an_epoch = max(1, len(images) // batch)
-    config = TrainConfig(dataset=dataset, batch_size=batch, steps=max(p.epochs) * an_epoch, augment=mae_recipes(p)[views],
+    config = TrainConfig(dataset=dataset, batch_size=batch, steps=max(p.epochs) * an_epoch,
+                         augment=mae_recipes(p)[views],
                          save_at=(0, *(e * an_epoch for e in p.epochs)) if follow else (), **settings)
     return TrainJob(*resolve(config, best_device(), images))
 
 # %% ../nbs/lib/20_protocols.ipynb #21cc92e2
 def contrast_training(p: MAESettings, images: data.Images, dataset: str, seed: int, views: str = "full",
                       batch: int | None = None) -> TrainJob:
-    """The paper's SimCLR (§3) on `images` of `dataset`, for `p`'s epochs; kept after each of them, unless it has other `views`
-    (a key of `mae_recipes`) or another `batch` size than usual."""
+    """The paper's SimCLR (§3) on `images` of `dataset`, for `p`'s epochs; kept after each of them, unless it has other
+    `views` (a key of `mae_recipes`) or another `batch` size than usual."""
     batch = batch or p.batch_size
-    return _mae_training(p, images, dataset, views, batch, (views, batch) == ("full", p.batch_size), method="simclr", seed=seed,
-                         encoder=p.encoder, lr=1e-3, options=dict(zip(("hidden", "out"), p.projector), temperature=0.5))
+    return _mae_training(p, images, dataset, views, batch, (views, batch) == ("full", p.batch_size), method="simclr",
+                         seed=seed, encoder=p.encoder, lr=1e-3,
+                         options=dict(zip(("hidden", "out"), p.projector), temperature=0.5))
 
 # %% ../nbs/lib/20_protocols.ipynb #6088555f
-def masked_training(p: MAESettings, images: data.Images, dataset: str, seed: int, reading: str, views: str = "none") -> TrainJob:
-    """MAE on `images` of `dataset`. Reading "as published" (§3): an MLP decodes plain pixels; "corrected": a transformer decodes
-    normalised ones (He et al. 2022). Kept after each of `p`'s epochs where nothing is augmented."""
+def masked_training(p: MAESettings, images: data.Images, dataset: str, seed: int, reading: str,
+                    views: str = "none") -> TrainJob:
+    """MAE on `images` of `dataset`. Reading "as published" (§3): an MLP decodes plain pixels; "corrected": a
+    transformer decodes normalised ones (He et al. 2022). Kept after each of `p`'s epochs where nothing is augmented."""
     published = reading == "as published"
     width, depth = p.decoder
     options = (dict(decoder="mlp") if published else
@@ -340,16 +351,18 @@ SIMCLIC = scales_of(
                heads=[2048, 2048, 512], lr=0.05, taus=[0.1, 0.2, 0.3, 0.4, 0.5, 0.6],
                drop_rates=[0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4], epsilons=[0.1, 0.3, 1.0, 3.0, 10.0, 30.0],
                probe_images=200_000, test_images=200_000, rates=[10 ** (i / 2 - 4) for i in range(7)],
-               decays=[0.0, *(10 ** (i / 2 - 6) for i in range(7))], tune_steps=5000, others=["aircraft", "caltech101", "cars", "cifar100", "dtd", "flowers", "food",
-                                       "pets", "sun397", "voc2007"]))
+               decays=[0.0, *(10 ** (i / 2 - 6) for i in range(7))], tune_steps=5000,
+               others=["aircraft", "caltech101", "cars", "cifar100", "dtd", "flowers", "food",
+                       "pets", "sun397", "voc2007"]))
 
 # %% ../nbs/lib/20_protocols.ipynb #simclic-training
 PERTURBATIONS = {"history": "tau", "dropout": "drop_rate", "noise": "epsilon"}  # and the strength of each
 
 def siamese_training(p: SimCLICSettings, images: data.Images, dataset: str, seed: int, method: str = "simclic",
                      options: dict | None = None, *, batch: int | None = None, epochs: int | None = None) -> TrainJob:
-    """Training on `images` of `dataset` without negatives (`method` "simclic" or "simsiam"), or of the supervised reference
-    ("supce"), with the settings `p` of a notebook; `options` of the method. `batch`, `epochs`: others than the usual ones."""
+    """Training on `images` of `dataset` without negatives (`method` "simclic" or "simsiam"), or of the supervised
+    reference ("supce"), with the settings `p` of a notebook; `options` of the method. `batch`, `epochs`: others than
+    the usual ones."""
     batch, epochs = batch or p.batch_size, epochs or p.epochs[-1]
     options = options or {}
     if method != "supce": options = options | dict(zip(("hidden", "out", "bottleneck"), p.heads))
@@ -384,8 +397,8 @@ class GeometrySettings(Settings):
 GEOMETRY = scales_of(
     GeometrySettings, dict(temperature=0.07, flat_temperature=20.0, radius=0.5),
     smoke=dict(seeds=[0, 1], images=64, batch_size=16, epochs=2, encoder="tiny", projector=[32, 16],
-               lrs=[0.05, 0.5, 0.2], tune_epochs=3, task_images=60, attack_images=20, test_images=60, surface=3, directions=2,
-               hessian_images=40),
+               lrs=[0.05, 0.5, 0.2], tune_epochs=3, task_images=60, attack_images=20, test_images=60,
+               surface=3, directions=2, hessian_images=40),
     quick=dict(seeds=[0, 1, 2], images=3000, batch_size=64, epochs=11, encoder="tiny", projector=[256, 128],
                lrs=[0.05, 0.5, 0.2], tune_epochs=30, task_images=2000, attack_images=200, test_images=1500, surface=11,
                directions=3, hessian_images=500),
@@ -400,14 +413,15 @@ GEOMETRY = scales_of(
 RIVALS = {"simclr": "SimCLR", "supcon": "SupCon", "supce": "SupCE"}
 
 def five_way_tasks(task_set: str, most: int) -> list[tuple[data.Images, data.Images]]:
-    "Training (`most` at most) and validation images of the four TASKS of `task_set`. `DataError` where it lacks a class."
+    "Training (at most `most`) and validation images of the four TASKS of `task_set`. `DataError`: it lacks a class."
     parts = [[data.load(task_set, split, classes=ids) for split in ("train", "test")] for ids in TASKS[task_set]]
     return [(train.at_most(most), test) for train, test in parts]
 
 # %% ../nbs/lib/20_protocols.ipynb #e3db03bc
-def rival_training(p: GeometrySettings, images: data.Images, dataset: str, method: str, seed: int, temperature: float | None = None) -> TrainJob:
-    """Training on `images` of `dataset` by one of the RIVALS with the settings `p` of a notebook; the contrastive ones at
-    `p`'s temperature or another."""
+def rival_training(p: GeometrySettings, images: data.Images, dataset: str, method: str, seed: int,
+                   temperature: float | None = None) -> TrainJob:
+    """Training on `images` of `dataset` by one of the RIVALS with the settings `p` of a notebook; the contrastive ones
+    at `p`'s temperature or another."""
     contrast = method != "supce"
     options = dict(zip(("hidden", "out"), p.projector), temperature=temperature or p.temperature) if contrast else {}
     config = TrainConfig(dataset=dataset, method=method, encoder=p.encoder, seed=seed, batch_size=p.batch_size,

@@ -27,7 +27,8 @@ from .runs import Run, provenance
 
 # %% ../nbs/lib/21_report.ipynb #2bf5fc16
 def public(name: str) -> str:
-    "The name of a set (or of two, with an arrow) for records, file names and figures: a folder's own name and a digest, not its place."
+    """The name of a set (or of two, with an arrow) for records, file names and figures: a folder's own name and a
+    digest, not its place."""
     return "->".join(data.public_name(part) for part in name.split("->"))
 
 # %% ../nbs/lib/21_report.ipynb #80ef1753
@@ -39,8 +40,8 @@ def made_public(value: Any) -> Any:
 
 # %% ../nbs/lib/21_report.ipynb #db07708c
 def slug(name: str) -> str:
-    """`name` as a part of a file name: at most 80 characters a-z, 0-9, ".", "-" and "_". Different names have different ones. `->`
-    becomes "--"."""
+    """`name` as a part of a file name: at most 80 characters a-z, 0-9, ".", "-" and "_". Different names have different
+    ones. `->` becomes "--"."""
     return "--".join(_slug(part) for part in name.split("->", 1))
 
 # %% ../nbs/lib/21_report.ipynb #15d0e355
@@ -59,7 +60,8 @@ def reports() -> Path:
 
 # %% ../nbs/lib/21_report.ipynb #5397de1d
 def published() -> Path:
-    "The folder of what is published with the project: `SSLNB_PUBLISHED`, else `reports/published`. Nothing is written there by a run."
+    """The folder of what is published with the project: `SSLNB_PUBLISHED`, else `reports/published`. Nothing is written
+    there by a run."""
     return folder("SSLNB_PUBLISHED", "reports/published")
 
 # %% ../nbs/lib/21_report.ipynb #3624f3a5
@@ -92,9 +94,10 @@ def begun() -> str:
 # %% ../nbs/lib/21_report.ipynb #bd93c0b5
 def record(values: dict[str, float], *, paper: str, item: str, method: str, dataset: str, scale: str, seed: int = 0,
            setting: dict | None = None, n: int | None = None, run: Run | None = None):
-    """Write one record per metric of `values`; `n` is the number of test images, `run` where the encoder came from. Values from
-    `runs.cached` know who evaluated (`by`), for others it is this process. A record of the same `KEY` is replaced. Two
-    processes may write at once. `SettingError` for a metric without a unit, or for what could not be read back."""
+    """Write one record per metric of `values`; `n` is the number of test images, `run` where the encoder came from.
+    Values from `runs.cached` know who evaluated (`by`), for others it is this process. A record of the same `KEY` is
+    replaced. Two processes may write at once. `SettingError` for a metric without a unit, or for what could not be read
+    back."""
     record_all([dict(values=values, paper=paper, item=item, method=method, dataset=dataset, scale=scale, seed=seed,
                      setting=setting, n=n, run=run)])
 
@@ -109,8 +112,8 @@ def _rows(values, *, paper, item, method, dataset, scale, seed=0, setting=None, 
     if unknown: raise SettingError(f"no unit is known for {unknown}: add it to report.UNITS")
     by = getattr(values, "by", None) or provenance(best_device())
     origin = {"seconds": math.nan, **by, **({} if run is None else run.provenance)}
-    same = {"paper": paper, "item": item, "dataset": public(dataset), "scale": scale, "parameters": begun(), "method": method,
-            "setting": _setting(setting), "seed": _seed(seed), "n": n, "run": run.hash if run else "",
+    same = {"paper": paper, "item": item, "dataset": public(dataset), "scale": scale, "parameters": begun(),
+            "method": method, "setting": _setting(setting), "seed": _seed(seed), "n": n, "run": run.hash if run else "",
             **{k: origin[k] for k in TRAINED}, **{f"eval_{k}": by[k] for k in ("device", "versions", "commit")}}
     return [same | {"metric": m, "value": _finite(m, v), "unit": UNITS[m]} for m, v in values.items()]
 
@@ -120,13 +123,15 @@ def _finite(metric: str, value) -> float:
     return float(value)
 
 def _seed(seed) -> int:
-    if not SEEDS[0] <= seed <= SEEDS[1]: raise SettingError(f"seed = {seed}: a seed is a whole number from {SEEDS[0]} to {SEEDS[1]}")
+    if not SEEDS[0] <= seed <= SEEDS[1]:
+        raise SettingError(f"seed = {seed}: a seed is a whole number from {SEEDS[0]} to {SEEDS[1]}")
     return int(seed)
 
 # %% ../nbs/lib/21_report.ipynb #36ed542f
 def _setting(setting: dict | None) -> str:
     try: return to_json(made_public(setting or {}))
-    except (TypeError, ValueError) as err: raise SettingError(f"setting = {setting}: not plain values ({err})") from None
+    except (TypeError, ValueError) as err:
+        raise SettingError(f"setting = {setting}: not plain values ({err})") from None
 
 # %% ../nbs/lib/21_report.ipynb #41c23ab8
 def _store(rows: list[dict], same: Sequence[str] = tuple(KEY)):
@@ -168,7 +173,9 @@ def _read(path: Path) -> tuple[pd.DataFrame, str]:
         header = next(lines, [])
         rows = {lines.line_num: values for values in lines if values}  # noqa: B035 (it moves on)
     absent = set(COLUMNS) - set(header) - set(_NEW)
-    if absent: return _typed(pd.DataFrame(columns=COLUMNS)), f"no records (columns that are not there: {', '.join(sorted(absent))})"
+    if absent:
+        return (_typed(pd.DataFrame(columns=COLUMNS)),
+                f"no records (columns that are not there: {', '.join(sorted(absent))})")
     whole = {line: values for line, values in rows.items() if len(values) == len(header)}
     text = pd.DataFrame.from_dict(whole, "index", str, header).reindex(columns=COLUMNS, fill_value="")
     good = _good(text, text[_NUMBERS].apply(pd.to_numeric, errors="coerce"))
@@ -189,7 +196,8 @@ def _read_once(path: Path) -> tuple[pd.DataFrame, str]:
 def _typed(text: pd.DataFrame) -> pd.DataFrame:
     "Text as numbers, where it stands for numbers."
     numbers = text[_NUMBERS].apply(pd.to_numeric, errors="coerce")
-    return text.assign(**numbers.astype({"seed": "int64", "value": float, "n": "Int64", "seconds": float})).reset_index(drop=True)
+    return text.assign(
+        **numbers.astype({"seed": "int64", "value": float, "n": "Int64", "seconds": float})).reset_index(drop=True)
 
 # %% ../nbs/lib/21_report.ipynb #269f5097
 def read_records(path: Path) -> pd.DataFrame:
@@ -219,13 +227,15 @@ def _replaced(theirs: pd.DataFrame, yours: pd.DataFrame) -> np.ndarray:
 
 # %% ../nbs/lib/21_report.ipynb #3873d7f8
 def records(every: bool = False, **where) -> pd.DataFrame:
-    """The records, yours and the published ones that you have not measured again (column `source`), of runs with this run's parameters
-    (`begun`), or of `every` run, whose columns equal `where`. The entries of `setting` are columns of their own."""
+    """The records, yours and the published ones that you have not measured again (column `source`), of runs with this
+    run's parameters (`begun`), or of `every` run, whose columns equal `where`. The entries of `setting` are columns of
+    their own."""
     yours, theirs = _all_of(reports(), "yours"), _all_of(published(), "published")
     table = pd.concat([yours, theirs[~_replaced(theirs, yours)]], ignore_index=True) if len(theirs) else yours
     if not every: table = table[table["parameters"] == begun()]
     where = made_public(where)
-    for column in where.keys() & set(table.columns): table = table[table[column] == where[column]]  # first, since JSON takes long to read
+    # first, since JSON takes long to read
+    for column in where.keys() & set(table.columns): table = table[table[column] == where[column]]
     table = expand_settings(table)
     for column, value in where.items():
         table = table[table[column] == value] if column in table else table.iloc[:0]
@@ -282,15 +292,15 @@ def compared(a: str, b: str, of: tuple[float, float, float]) -> str:
 
 # %% ../nbs/lib/21_report.ipynb #2c7e2f14
 def mean_sd(table: pd.DataFrame, rows: list[str], column: str) -> pd.DataFrame:
-    """The values of `table` as mean ± standard deviation (where there are two or more), a row for each combination of `rows`, a
-    column for each `column`."""
+    """The values of `table` as mean ± standard deviation (where there are two or more), a row for each combination of
+    `rows`, a column for each `column`."""
     g = table.groupby([*rows, column]).value
     sd = g.std().map(" ± {:.3f}".format).where(g.count() > 1, "")
     return (g.mean().map("{:.3f}".format) + sd).unstack().fillna("")
 
 # %% ../nbs/lib/21_report.ipynb #61f2d78b
 def reach(x, y, target: float) -> float:
-    "The smallest x (ascending) at which the curve y(x), straight between its points, is at `target` or above; inf if never."
+    "The smallest x (ascending) at which the curve y(x), straight between points, is at `target` or above; else inf."
     x, y = np.asarray(x, float), np.asarray(y, float)
     above = np.flatnonzero(y >= target)
     if not len(above): return math.inf
@@ -312,8 +322,8 @@ def claims() -> pd.DataFrame:
 # %% ../nbs/lib/21_report.ipynb #6e15f5e5
 @functools.cache
 def rules() -> pd.DataFrame:
-    """What decides each part of each claim: records, comparison, sign and tolerance of the margin, least number of seeds. `reading`: of
-    which one; all where it is empty."""
+    """What decides each part of each claim: records, comparison, sign and tolerance of the margin, least number of
+    seeds. `reading`: of which one; all where it is empty."""
     return pd.read_csv(ROOT / "data" / "rules.csv", keep_default_na=False)
 
 # %% ../nbs/lib/21_report.ipynb #9b7ed44e
@@ -337,13 +347,15 @@ def rule(claim: str, setting: dict) -> pd.Series:
     "The rule for one part of a claim. `SettingError`: there is none."
     table, name = rules_for(claim, reading_of(setting)), part_name(setting)
     fits = table[[fnmatch(name, pattern) for pattern in table.part]]
-    if fits.empty: raise SettingError(f"no rule for {name or 'the whole'!r} of {claim} ({reading_of(setting)}): add one to data/rules.csv")
+    if fits.empty:
+        raise SettingError(f"no rule for {name or 'the whole'!r} of {claim} ({reading_of(setting)}): "
+                           "add one to data/rules.csv")
     return fits.iloc[0]
 
 # %% ../nbs/lib/21_report.ipynb #245c8c05
 def detectable(values, power: float = 0.8) -> float:
-    """The smallest true mean that a two-sided t-test at 5 % on as many values, of this spread, would find with probability
-    `power`; infinite for a single value."""
+    """The smallest true mean that a two-sided t-test at 5 % on as many values, of this spread, would find with
+    probability `power`; infinite for a single value."""
     from scipy import stats
     from scipy.optimize import brentq
     values = pd.Series(values, dtype=float)
@@ -353,19 +365,24 @@ def detectable(values, power: float = 0.8) -> float:
 
 # %% ../nbs/lib/21_report.ipynb #a4b1bf8f
 def record_claim(claim: str, values: pd.Series, *, dataset: str, scale: str, method: str, setting: dict | None = None):
-    """Record the differences (index: seed) on which the verdict about `claim` (such as "R4") rests, as margins by the `rule` of
-    this part (`setting`). They replace all margins of that claim, method and setting, so that no seed of an earlier run is counted."""
+    """Record the differences (index: seed) on which the verdict about `claim` (such as "R4") rests, as margins by the
+    `rule` of this part (`setting`). They replace all margins of that claim, method and setting, so that no seed of an
+    earlier run is counted."""
     how = rule(claim, setting or {})
-    about = dict(paper=claims().loc[claim, "paper"], item=claim, dataset=dataset, scale=scale, method=method, setting=setting)
-    rows = [row for seed, value in values.items() for row in _rows({"margin": how.sign * value + how.tolerance}, seed=seed, **about)]
+    about = dict(paper=claims().loc[claim, "paper"], item=claim, dataset=dataset, scale=scale, method=method,
+                 setting=setting)
+    rows = [row for seed, value in values.items()
+            for row in _rows({"margin": how.sign * value + how.tolerance}, seed=seed, **about)]
     _store(rows, [k for k in KEY if k != "seed"])
 
 # %% ../nbs/lib/21_report.ipynb #c7ae8186
 def known_margins(**which) -> pd.DataFrame:
     "The `records` of margins, but for those of claims or parts that have no rule: of these, a warning."
     found = records(metric="margin", **which)
-    unknown = [pair for pair in found[["item", "setting"]].drop_duplicates().itertuples(index=False) if not _has_rule(*pair)]
-    for claim, setting in unknown: warnings.warn(f"margins of {claim} {setting} are on record, but have no rule in data/rules.csv: passed over")
+    unknown = [pair for pair in found[["item", "setting"]].drop_duplicates().itertuples(index=False)
+               if not _has_rule(*pair)]
+    for claim, setting in unknown:
+        warnings.warn(f"margins of {claim} {setting} are on record, but have no rule in data/rules.csv: passed over")
     return found[~pd.MultiIndex.from_frame(found[["item", "setting"]]).isin(unknown)] if unknown else found
 
 # %% ../nbs/lib/21_report.ipynb #5ab6212b
@@ -376,7 +393,7 @@ def _has_rule(claim: str, setting: str) -> bool:
 
 # %% ../nbs/lib/21_report.ipynb #6984808c
 def judge_part(claim: str, found: pd.DataFrame) -> dict:
-    "Name, margin with limits, smallest detectable difference, evidence of one part of a claim (margins of one setting)."
+    "Name, margin with limits, smallest detectable difference, evidence of a part of a claim (margins of one setting)."
     setting = json.loads(found.setting.iloc[0])
     mean, low, high = interval(found.value)
     points = evidence(low, high) if len(found) >= rule(claim, setting).seeds else "unclear"
@@ -390,20 +407,21 @@ def missing_parts(claim: str, reading: str, names: list[str]) -> list[str]:
 
 # %% ../nbs/lib/21_report.ipynb #af29756c
 def judge_claim(claim: str, found: pd.DataFrame, scale: str) -> dict:
-    """Margin, smallest detectable difference, evidence and verdict of one reading of a claim. For it, all parts must be; one
-    part is enough against it."""
+    """Margin, smallest detectable difference, evidence and verdict of one reading of a claim. For it, all parts must
+    be; one part is enough against it."""
     parts = [judge_part(claim, g) for _, g in found.groupby("setting")]
     missing = missing_parts(claim, reading_of(json.loads(found.setting.iloc[0])), [part["part"] for part in parts])
     points = [part["points"] for part in parts] + ["unclear"] * len(missing)
     whole = next((p for p in ("against", "unclear") if p in points), "for")
-    def told(form): return "; ".join((f"{p['part']}: " if len(parts) > 1 else "") + form(p) for p in parts).replace("inf", "∞")
+    def told(form):
+        return "; ".join((f"{p['part']}: " if len(parts) > 1 else "") + form(p) for p in parts).replace("inf", "∞")
     absent = f"; not there: {', '.join(missing)}" if missing else ""
     return {"margin": told(lambda p: f"{p['mean']:+.3f} [{p['low']:+.3f}, {p['high']:+.3f}]") + absent,
             "detectable": told(lambda p: f"{p['detectable']:.3f}"), "evidence": whole, "verdict": verdict(whole, scale)}
 
 # %% ../nbs/lib/21_report.ipynb #f136695b
 def _judged(name: str, margins: pd.DataFrame) -> list[dict]:
-    "A row for each data set, scale and reading of which there are margins of a claim, or one that says that there are none."
+    "A row for each data set, scale and reading of which there are margins of a claim, or one to say there are none."
     row = {"claim": name, "text": claims().loc[name, "text"]}
     readings = margins.setting.map(lambda s: reading_of(json.loads(s)))
     rows = [row | {"dataset": d, "scale": s, "reading": r} | judge_claim(name, g, s) | {"from": whose(g)}
@@ -418,8 +436,8 @@ def whose(table: pd.DataFrame) -> str:
 
 # %% ../nbs/lib/21_report.ipynb #a69941d6
 def verdicts(names: list[str], dataset: str | None = None, scale: str | None = None) -> pd.DataFrame:
-    """A verdict for each claim in `names` from the margins on record; for a claim with several parts, all of them are needed.
-    Readings are judged apart; so are data sets and scales, unless one is named."""
+    """A verdict for each claim in `names` from the margins on record; for a claim with several parts, all of them are
+    needed. Readings are judged apart; so are data sets and scales, unless one is named."""
     named = {"dataset": dataset, "scale": scale}
     found = known_margins(**{k: v for k, v in named.items() if v})
     table = pd.DataFrame([row for name in names for row in _judged(name, found[found["item"] == name])])
@@ -427,10 +445,11 @@ def verdicts(names: list[str], dataset: str | None = None, scale: str | None = N
 
 # %% ../nbs/lib/21_report.ipynb #714e4cd0
 def reported(paper: str, item: str) -> pd.DataFrame:
-    "The numbers that table `item` of `paper` reports, percentages as fractions. `SettingError` if there is no such table."
+    "The numbers that table `item` of `paper` reports, percentages as fractions. `SettingError`: no such table."
     table = pd.read_csv(ROOT / "data" / "reported.csv", keep_default_na=False)
     percent = table.unit.isin(["%", "% error"])
-    table = table.assign(value=table.value.where(~percent, table.value / 100), unit=table.unit.where(~percent, "fraction"))
+    table = table.assign(value=table.value.where(~percent, table.value / 100),
+                         unit=table.unit.where(~percent, "fraction"))
     found = table[(table.paper == paper) & (table.item == item)]
     known = ", ".join(sorted(set(table.paper + " " + table.item)))
     if found.empty: raise SettingError(f"no numbers of {paper!r}, {item!r}; there are: {known}")
@@ -438,7 +457,8 @@ def reported(paper: str, item: str) -> pd.DataFrame:
 
 # %% ../nbs/lib/21_report.ipynb #e99f3013
 def number_verdict(paper: float, values, tolerance: float, scale: str) -> str:
-    "Does our interval lie within `tolerance` of a number of the paper's (reproduced), apart from it (not reproduced), or neither?"
+    """Does our interval lie within `tolerance` of a number of the paper's (reproduced), apart from it (not reproduced),
+    or neither?"""
     _, low, high = interval(values)
     inside = paper - tolerance <= low and high <= paper + tolerance
     outside = low > paper + tolerance or high < paper - tolerance
@@ -448,14 +468,17 @@ def number_verdict(paper: float, values, tolerance: float, scale: str) -> str:
 def compare(paper: str, item: str, scale: str, tolerance: float = 0.02, *,
             instead: dict[str, str] | None = None,
             **where) -> pd.DataFrame:
-    """Table `item` of `paper` as: paper | ours mean ± sd (n seeds), and whose they are | Δ | verdict, a row for each number that is reported.
-    Ours has all entries of the paper's setting, and perhaps more, among which `where` chooses. `instead`: the data set
-    that stands in for one of the paper's; then there is no verdict. `SettingError`: two of our records for one seed."""
+    """Table `item` of `paper` as: paper | ours mean ± sd (n seeds), and whose they are | Δ | verdict, a row for each
+    number that is reported. Ours has all entries of the paper's setting, and perhaps more, among which `where` chooses.
+    `instead`: the data set that stands in for one of the paper's; then there is no verdict. `SettingError`: two of our
+    records for one seed."""
     ours, rows = records(paper=paper, item=item, scale=scale, **where), []
     for r in reported(paper, item).itertuples():
-        same = dict(dataset=(instead or {}).get(r.dataset, r.dataset), method=r.method, metric=r.metric) | json.loads(r.setting)
+        same = (dict(dataset=(instead or {}).get(r.dataset, r.dataset), method=r.method, metric=r.metric)
+                | json.loads(r.setting))
         v = _only(ours, same)
-        row = {"row": r.row, "column": r.column, "paper": r.value, "ours": "", "from": "", "Δ": "", "verdict": "not run"}
+        row = {"row": r.row, "column": r.column, "paper": r.value, "ours": "", "from": "", "Δ": "",
+               "verdict": "not run"}
         if len(v): row |= {"ours": f"{v.mean():.3f} ± {v.std():.3f} ({len(v)})", "Δ": f"{v.mean() - r.value:+.3f}",
                            "verdict": number_verdict(r.value, v, tolerance, scale), "from": whose(ours.loc[v.index])}
         if len(v) and same["dataset"] != r.dataset: row |= {"Δ": "", "verdict": "other data"}
@@ -468,18 +491,20 @@ def _only(table, where) -> pd.Series:
     for column, value in where.items():  # a value may be a list, such as the classes of a task
         same = (lambda entry: entry is not pd.NA and entry == value)
         table = table[table[column].map(same).astype(bool)] if column in table else table.iloc[:0]
-    if table.seed.duplicated().any(): raise SettingError(f"several records of one seed fit {where}: say which, by a column")
+    if table.seed.duplicated().any():
+        raise SettingError(f"several records of one seed fit {where}: say which, by a column")
     return table.value
 
 # %% ../nbs/lib/21_report.ipynb #6e11a006
 OF_A_MACHINE = ("seconds", "images_per_second", "peak_memory")
 
 def against_published() -> pd.DataFrame:
-    """Your records beside the published ones of the same `KEY` but the seed: `yours` and `published` (means over the seeds), `difference`,
-    and `found`: same, within, apart or one seed."""
+    """Your records beside the published ones of the same `KEY` but the seed: `yours` and `published` (means over the
+    seeds), `difference`, and `found`: same, within, apart or one seed."""
     from scipy import stats
     on = [column for column in KEY if column != "seed"]
-    yours, theirs = (t[~t.metric.isin(OF_A_MACHINE)] for t in (_all_of(reports(), "yours"), _all_of(published(), "published")))
+    yours, theirs = (t[~t.metric.isin(OF_A_MACHINE)]
+                     for t in (_all_of(reports(), "yours"), _all_of(published(), "published")))
     pairs = yours.merge(theirs, on=KEY, suffixes=("", "_published"))
     equal = pairs.assign(equal=pairs.value == pairs.value_published).groupby(on)["equal"].all()
     a, b = (t.groupby(on).value.agg(["mean", "var", "count"]).add_suffix(s) for t, s in ((yours, "_a"), (theirs, "_b")))
@@ -489,11 +514,13 @@ def against_published() -> pd.DataFrame:
         df = (va + vb) ** 2 / (va**2 / (both.count_a - 1) + vb**2 / (both.count_b - 1))
         half = stats.t.ppf(0.975, df.fillna(1)) * np.sqrt(va + vb)
     difference = both.mean_a - both.mean_b
-    found = np.select([equal.reindex(both.index, fill_value=False), half.isna(), difference.abs() <= half], ["same", "one seed", "within"], "apart")
-    return pd.DataFrame({"yours": both.mean_a, "published": both.mean_b, "difference": difference, "found": found}).reset_index()
+    found = np.select([equal.reindex(both.index, fill_value=False), half.isna(), difference.abs() <= half],
+                      ["same", "one seed", "within"], "apart")
+    return pd.DataFrame({"yours": both.mean_a, "published": both.mean_b, "difference": difference,
+                         "found": found}).reset_index()
 
 # %% ../nbs/lib/21_report.ipynb #47da553e
 def agreement(found: pd.DataFrame) -> pd.DataFrame:
-    "How many numbers of `against_published` are same, within, apart or of one seed, for each table or figure, set and scale."
+    "How many numbers of `against_published` are same, within, apart or of one seed, by table or figure, set and scale."
     counts = pd.crosstab([found[c] for c in ("paper", "item", "dataset", "scale")], found["found"])
     return counts.reindex(columns=["same", "within", "apart", "one seed"], fill_value=0).rename_axis(columns=None)

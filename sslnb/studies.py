@@ -43,10 +43,14 @@ def _about(where: str, number, said) -> About:
 
 # %% ../nbs/lib/22_studies.ipynb #4aa6b0ad
 def _check(where: str, name: str, value):
-    if name not in About._fields: raise ValueError(f"{where}: {name} means nothing; there are: {', '.join(About._fields)}")
+    if name not in About._fields:
+        raise ValueError(f"{where}: {name} means nothing; there are: {', '.join(About._fields)}")
     usual = About._field_defaults[name]
     words = isinstance(value, list) and all(isinstance(v, str) for v in value)
     amounts = isinstance(value, dict) and all(isinstance(v, (int, float)) and v > 0 for v in value.values())
-    if isinstance(usual, list) and not words: raise ValueError(f"{where}: {name} is a list of words in quotes, not {value!r}")
-    if isinstance(usual, dict) and not amounts: raise ValueError(f"{where}: {name} is a number for each scale, not {value!r}")
-    if isinstance(usual, str) and not isinstance(value, str): raise ValueError(f"{where}: {name} is a text, not {value!r}")
+    if isinstance(usual, list) and not words:
+        raise ValueError(f"{where}: {name} is a list of words in quotes, not {value!r}")
+    if isinstance(usual, dict) and not amounts:
+        raise ValueError(f"{where}: {name} is a number for each scale, not {value!r}")
+    if isinstance(usual, str) and not isinstance(value, str):
+        raise ValueError(f"{where}: {name} is a text, not {value!r}")

@@ -34,7 +34,8 @@ RANGES = {  # of numbers, and of the entries of lists: the least and the largest
     "taus": (0, 1, "a history weight is from 0 to 1"),
     "drop_rates": (0, 1 - 1e-9, "a dropout probability is at least 0 and below 1"),
     **dict.fromkeys(["epsilons", "decays"], (0, 1e9, "it is from 0 to 1e9"))}
-COUNT, AMOUNT = (1, 2**31 - 1, "it counts something, and is from 1 to 2147483647"), (1e-9, 1e9, "it is above 0, and at most 1e9")
+COUNT, AMOUNT = ((1, 2**31 - 1, "it counts something, and is from 1 to 2147483647"),
+                 (1e-9, 1e9, "it is above 0, and at most 1e9"))
 LENGTHS = {"projector": 2, "decoder": 2, "vits": 2, "heads": 3, "lrs": 3}  # of lists whose places have a meaning each
 MAY_BE_EMPTY = ("probe_at", "others")
 
@@ -49,7 +50,8 @@ def _complaints(name: str, value) -> list[str]:
     values = value if isinstance(value, list) else [value]
     found = []
     if not values and name not in MAY_BE_EMPTY: found.append(f"{name} = []: give at least one value")
-    if len(values) != LENGTHS.get(name, len(values)): found.append(f"{name} = {value!r}: it has {LENGTHS[name]} values, one for each place")
+    if len(values) != LENGTHS.get(name, len(values)):
+        found.append(f"{name} = {value!r}: it has {LENGTHS[name]} values, one for each place")
     if name == "seeds" and len(set(values)) < len(values): found.append(f"{name} = {value!r}: give each seed once")
     for v in values:
         if not isinstance(v, (int, float)) or isinstance(v, bool): continue
@@ -59,15 +61,17 @@ def _complaints(name: str, value) -> list[str]:
 
 # %% ../nbs/lib/23_study.ipynb #5d1c0b01
 def parameters(namespace: dict, scales: dict[str, Any]) -> Any:
-    """The settings of this run: those of its `scale`, with the notebook's parameters (from its `globals()`) that are not None.
-    Records are this run's own from here on (`report.begin_run`). `SettingError` for an unknown name, a wrong type, a number out of its
-    range or an unknown scale."""
+    """The settings of this run: those of its `scale`, with the notebook's parameters (from its `globals()`) that are
+    not None. Records are this run's own from here on (`report.begin_run`). `SettingError` for an unknown name, a wrong
+    type, a number out of its range or an unknown scale."""
     hints = namespace["__annotations__"]
     unknown = _injected(namespace.get("In", [])) - set(hints)
-    if unknown: raise SettingError(f"no parameter is called {', '.join(sorted(unknown))}; there are: {', '.join(hints)}")
+    if unknown:
+        raise SettingError(f"no parameter is called {', '.join(sorted(unknown))}; there are: {', '.join(hints)}")
     fields = {k: (hint if k in ("scale", "dataset") else hint | None, ...) for k, hint in hints.items()}
     given = checked(fields, {k: namespace[k] for k in hints}, "this notebook")
-    if given["scale"] not in scales: raise SettingError(f"scale = {given['scale']!r}: choose one of {', '.join(scales)}")
+    if given["scale"] not in scales:
+        raise SettingError(f"scale = {given['scale']!r}: choose one of {', '.join(scales)}")
     usual, given = scales[given["scale"]], {k: v for k, v in given.items() if v is not None}
     wrong = [c for k, v in given.items() for c in _complaints(k, v)]
     if wrong: raise SettingError("\n".join(wrong))
@@ -76,21 +80,24 @@ def parameters(namespace: dict, scales: dict[str, Any]) -> Any:
 
 # %% ../nbs/lib/23_study.ipynb #3dab5638
 def at_least(p, **minima: int):
-    """`SettingError` unless each of these lists of the settings `p` has so many different entries, and each number is as large:
-    `at_least(p, seeds=2, eps_points=2)`."""
+    """`SettingError` unless each of these lists of the settings `p` has so many different entries, and each number is
+    as large: `at_least(p, seeds=2, eps_points=2)`."""
     found = {name: getattr(p, name) for name in minima}
     enough = {name: len(set(v)) if isinstance(v, list) else v for name, v in found.items()}
-    short = [f"{name} = {found[name]}: this notebook needs at least {n}" + " different ones" * (isinstance(found[name], list) and n > 1)
+    short = [f"{name} = {found[name]}: this notebook needs at least {n}"
+             + " different ones" * (isinstance(found[name], list) and n > 1)
              for name, n in minima.items() if enough[name] < n]
     if short: raise SettingError("\n".join(short))
 
 # %% ../nbs/lib/23_study.ipynb #7bfe5a8e
 def same_length(p, *names: str):
-    "`SettingError` unless these lists of the settings `p` are of one length: what stands at the same place in them belongs together."
+    """`SettingError` unless these lists of the settings `p` are of one length: what stands at the same place in them
+    belongs together."""
     lengths = {name: len(getattr(p, name)) for name in names}
     if len(set(lengths.values())) == 1: return
     told = ", ".join(f"{name} has {n}" for name, n in lengths.items())
-    raise SettingError(f"{told}: their entries belong together, so set these parameters together, with as many values each")
+    raise SettingError(f"{told}: their entries belong together, so set these parameters together, "
+                       "with as many values each")
 
 # %% ../nbs/lib/23_study.ipynb #a21dff27
 def sets_there(*names: str):
@@ -103,7 +110,9 @@ def sets_there(*names: str):
 def square(images: Images):
     "`DataError` unless the images are as high as wide: RotNet turns them by 90°."
     h, w = images.pixels.shape[-2:]
-    if h != w: raise DataError(f"RotNet turns images, so they must be square, and those of {images.name} are {w}×{h}: crop them first")
+    if h != w:
+        raise DataError(f"RotNet turns images, so they must be square, and those of {images.name} are {w}×{h}: "
+                        "crop them first")
 
 # %% ../nbs/lib/23_study.ipynb #6b2c4c3c
 def interactive() -> bool:
@@ -133,7 +142,8 @@ class Study:
         self._figures = 0
 
     def record(self, values: dict[str, float], item: str, method: str, **more):
-        "Write a record for each metric of `values`; of this paper and set unless `more` says otherwise (`report.record`)."
+        """Write a record for each metric of `values`; of this paper and set unless `more` says otherwise
+        (`report.record`)."""
         self.record_all([dict(values=values, item=item, method=method, **more)])
 
     def record_all(self, many: list[dict]):
@@ -142,17 +152,20 @@ class Study:
         report.record_all([usual | one for one in many])
 
     def records(self, item: str | None = None, dataset: str | Iterable[str] | None = None, **where) -> pd.DataFrame:
-        """This run's records, not the published ones: of this paper, scale and set (or another, or several) and of the seeds of the settings, whose columns equal
-        `where`. Sets have the names by which they were asked for."""
+        """This run's records, not the published ones: of this paper, scale and set (or another, or several) and of the
+        seeds of the settings, whose columns equal `where`. Sets have the names by which they were asked for."""
         names = [dataset or self.dataset] if isinstance(dataset, str | None) else dataset
-        where = dict(paper=self.paper, scale=self.scale, source="yours") | where | ({} if item is None else dict(item=item))
+        where = (dict(paper=self.paper, scale=self.scale, source="yours") | where
+                 | ({} if item is None else dict(item=item)))
         table = report.records(**where)
         table = table.assign(dataset=table["dataset"].map({report.public(n): n for n in names}))
         return table[table["dataset"].notna() & table["seed"].isin(self.settings.seeds)]
 
     def claim(self, name: str, margins: pd.Series, method: str, /, **setting):
-        "Record the differences (index: seed) on which the verdict about a claim of this notebook rests (`report.record_claim`)."
-        if name not in self.claims: raise SettingError(f"{self.name} does not declare {name}: add it to nbs/studies.yaml")
+        """Record the differences (index: seed) on which the verdict about a claim of this notebook rests
+        (`report.record_claim`)."""
+        if name not in self.claims:
+            raise SettingError(f"{self.name} does not declare {name}: add it to nbs/studies.yaml")
         report.record_claim(name, margins, dataset=self.dataset, scale=self.scale, method=method, setting=setting)
 
     def verdicts(self) -> pd.DataFrame:
@@ -160,7 +173,8 @@ class Study:
         return report.verdicts(self.claims, self.dataset, self.scale)
 
     def figure(self, fig: plt.Figure, name: str, caption: str):
-        "Keep a figure as PNG in the `report.copies_folder` of the set and the scale, with its caption and its place in the notebook."
+        """Keep a figure as PNG in the `report.copies_folder` of the set and the scale, with its caption and its place
+        in the notebook."""
         self._figures += 1
         about = {"Description": caption, "Comment": json.dumps({"place": self._figures})}
         with replacing(report.copies_folder(self.dataset, self.scale) / f"{self.name}-{name}.png") as part:
