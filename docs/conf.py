@@ -69,7 +69,8 @@ def fill_front_page(app, docname, source):
     "The README, its links seen from docs/, and the notebooks that are there."
     if docname != root_doc: return
     app.env.note_dependency(ROOT / "README.md")
-    readme = re.sub(r"\]\((?!https?:|#)", "](../", (ROOT / "README.md").read_text(encoding="utf-8"))
+    readme = re.sub(r"^\[!\[.*\n", "", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.M)  # badges are elsewhere
+    readme = re.sub(r"\]\((?!https?:|#)", "](../", readme)
     pages = {name: "\n".join(f"/{p.relative_to(ROOT).with_suffix('')}" for p in sorted(ROOT.glob(pattern)))
              for name, pattern in (("study", "nbs/[0-9]*.ipynb"), ("tour", "nbs/index.ipynb"),
                                    ("solutions", "nbs/solutions/*.ipynb"), ("library", "nbs/lib/*.ipynb"),

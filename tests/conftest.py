@@ -63,7 +63,7 @@ def execute(monkeypatch):
             if "parameters" in cell.metadata.get("tags", []):
                 cell.source += "".join(f"\n{name} = {value!r}" for name, value in parameters.items())
         with rc_context(), pd.option_context("display.max_colwidth", 50), patch.dict(METHODS):
-            CaptureShell(path).run_all(nb, exc_stop=True)
+            CaptureShell(path, mpl_format="png").run_all(nb, exc_stop=True)
         return nb
     return execute
 

@@ -4,9 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
-import nbformat
 import pandas as pd
-import papermill
 import pytest
 
 from sslnb import report
@@ -124,10 +122,8 @@ def test_the_records_that_the_rules_name_are_there(committed):
 
 
 @pytest.mark.slow
-def test_notebook_10_judges_the_committed_records(committed, tmp_path):
-    out = tmp_path / "10.ipynb"
-    papermill.execute_notebook(ROOT / "nbs" / "10_claims.ipynb", out, progress_bar=False)
-    nb = nbformat.read(out, as_version=4)
+def test_notebook_10_judges_the_committed_records(committed, execute):
+    nb = execute(ROOT / "nbs" / "10_claims.ipynb")
     said = json.dumps([c.get("outputs", []) for c in nb.cells])
     for claim in CLAIMS.index: assert f"<th>{claim}</th>" in said or f">{claim}</th>" in said, claim
     assert "not there" not in said

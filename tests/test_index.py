@@ -3,7 +3,6 @@ import re
 from pathlib import Path
 
 import nbformat
-import papermill
 import pytest
 
 pytestmark = pytest.mark.slow
@@ -12,10 +11,8 @@ ROOT = Path(__file__).resolve().parents[1]
 INDEX = ROOT / "nbs" / "index.ipynb"
 
 
-def test_the_tour_runs(tmp_path):
-    out = tmp_path / "index.ipynb"
-    papermill.execute_notebook(INDEX, out, progress_bar=False)
-    outputs = [o for c in nbformat.read(out, as_version=4).cells for o in c.get("outputs", [])]
+def test_the_tour_runs(execute):
+    outputs = [o for c in execute(INDEX).cells for o in c.get("outputs", [])]
     assert sum("image/png" in o.get("data", {}) for o in outputs) >= 4
     assert not [o for o in outputs if o.get("name") == "stderr"]
 

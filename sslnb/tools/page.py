@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PAPERS', 'ABOUT', 'STANDS_FOR', 'signed', 'short', 'name', 'key', 'origin', 'settings_text', 'own_words',
-           'claim_rows', 'interval_marks', 'stands_for', 'matching', 'tables', 'told', 'copies', 'notebook_pages',
+           'claim_rows', 'interval_marks', 'stands_for', 'matching', 'tables', 'said_by', 'copies', 'notebook_pages',
            'sources', 'agreement_rows', 'summary', 'page_html', 'build_page']
 
 # %% ../../nbs/tools/04_page.ipynb #3aa19ce6
@@ -254,7 +254,7 @@ def _as_printed(numbers: pd.DataFrame) -> dict:
     return {"columns": columns, "rows": rows}
 
 # %% ../../nbs/tools/04_page.ipynb #3e8f526b
-def told(copy: Path) -> dict:
+def said_by(copy: Path) -> dict:
     "What an executed notebook says of itself: title, papers (as declared), commit, parameters."
     book = json.loads(copy.read_text("utf-8"))
     run = book["metadata"].get("papermill", {})
@@ -280,7 +280,7 @@ def _tried(fn, path: Path):
 
 # %% ../../nbs/tools/04_page.ipynb #8b01a233
 def _copy(path: Path) -> dict:
-    about, (rest, _, last) = told(path), path.parent.name.rpartition("-")
+    about, (rest, _, last) = said_by(path), path.parent.name.rpartition("-")
     given, (dataset, scale) = about["parameters"], (rest, last) if last in SCALES else (path.parent.name, "")
     dataset, scale = (given.pop(k, there) for k, there in (("dataset", dataset), ("scale", scale)))
     return about | {"stem": path.stem, "path": path.relative_to(reports()).as_posix(), "dataset": dataset,
