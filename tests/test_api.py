@@ -58,8 +58,7 @@ def test_import_takes_nothing_along():
 @pytest.mark.slow
 def test_modules_import_what_they_need_when_they_need_it():
     modules = [f"sslnb.{m}" for m in ("core", "behaviour", "data", "augment", "vit", "models", "losses", "clustering",
-                                      "embedding",
-                                      "logistic", "methods", "attacks")]
+                                      "embedding", "logistic", "methods", "attacks")]
     assert imported(*modules) == modules
 
 

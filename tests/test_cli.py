@@ -400,8 +400,7 @@ def test_a_copy_of_the_project_inside_another_repository_has_no_commit(tmp_path)
         subprocess.run(["git", "-C", tmp_path / "outer", *command], check=True)
     code = "from sslnb.core import ROOT; from sslnb.runs import commit; print(ROOT); print(commit())"
     told = subprocess.run([sys.executable, "-c", code], cwd=inner, env=os.environ | {"PYTHONPATH": str(inner)},
-                          capture_output=True,
-                          encoding="utf-8", check=True).stdout.splitlines()
+                          capture_output=True, encoding="utf-8", check=True).stdout.splitlines()
     assert told == [str(inner.resolve()), "unknown"]
 
 

@@ -11,8 +11,7 @@ from torch import nn
 from sslnb import data
 from sslnb.core import SettingError
 from sslnb.distributed import (Silent, average_gradients, all_reduce_mean, check_batch, broadcast_object, all_gather,
-                               broadcast, local_shard, map_shards,
-                               synchronised, world)
+                               broadcast, local_shard, map_shards, synchronised, world)
 from sslnb.losses import nt_xent, sup_con
 from sslnb.runs import Run, load_tensors
 from sslnb.train import TrainJob, TrainConfig, Training, _find_or_train, _keep_model, resolve, train_all

@@ -264,8 +264,7 @@ def test_missing(name, make):
 
 LISTS = {"aircraft": "data/variants.txt", "cars": "cars_test_annos_withlabels.mat", "dtd": "labels/test1.txt",
          "flowers": "setid.mat", "food": "meta/train.json", "pets": "annotations/trainval.txt",
-         "sun397": "ClassName.txt",
-         "voc2007": "ImageSets/Main/test.txt"}
+         "sun397": "ClassName.txt", "voc2007": "ImageSets/Main/test.txt"}
 
 
 @pytest.mark.parametrize("name", LISTS)

@@ -153,8 +153,7 @@ def mlp_decoder():
 def all_losses():
     z, y = normal(12, 5), torch.tensor([0, 1, 2, 0, 1, 2])
     return [losses.nt_xent(*z.chunk(2), 0.2), losses.sup_con(z, y, 0.1),
-            losses.nt_xent_as_published(z[:6].abs(), z[6:].abs(), 0.2),
-            losses.sup_con_as_published(z, y, 0.1)]
+            losses.nt_xent_as_published(z[:6].abs(), z[6:].abs(), 0.2), losses.sup_con_as_published(z, y, 0.1)]
 
 
 # Evaluation
@@ -198,8 +197,7 @@ def many_labels():
 
 
 @case(evaluate.cluster_accuracy, evaluate._on_sphere, clustering.kmeans, clustering.pca, clustering.on_sphere,
-      clustering.nmi,
-      clustering.hungarian, clustering.purity, clustering.balanced_order, clustering.health)
+      clustering.nmi, clustering.hungarian, clustering.purity, clustering.balanced_order, clustering.health)
 def clusters():
     x, y = cloud()
     found = clustering.kmeans(x, 5, generator=rng("k"))
@@ -215,8 +213,7 @@ def embeddings():
     other = x + normal(60, 12, seed=2)
     near = embedding.neighbours(x, x, 5, torch.arange(60))
     return [embedding.same_class(near, y, y), embedding.overlap(x, other, 5), embedding.procrustes(x, other),
-            embedding.cka(x, other),
-            embedding.channel_deviation(x), embedding.effective_rank(x)]
+            embedding.cka(x, other), embedding.channel_deviation(x), embedding.effective_rank(x)]
 
 
 @case(embedding.tsne)
@@ -249,8 +246,7 @@ def ways():
 
 
 @case(geometry.filter_directions, geometry.loss_surface, geometry.loss_rise, geometry.Hessian,
-      geometry.top_eigenvalue, geometry.trace,
-      geometry.flatness)
+      geometry.top_eigenvalue, geometry.trace, geometry.flatness)
 def landscape():
     net, some = classifier(), images(32)
     directions = geometry.filter_directions(net, 2, rng("d"))
@@ -291,8 +287,7 @@ def test_results_are_those_of_their_version(name):
     same = ("the results differ though no version was raised: mend the code, "
             "or raise the @version of what behaves in another way")
     torch.testing.assert_close(torch.tensor(now["numbers"]), torch.tensor(then["numbers"]), rtol=2e-3, atol=1e-5,
-                               equal_nan=True,
-                               msg=lambda m: f"{name}: {same}\n{m}")
+                               equal_nan=True, msg=lambda m: f"{name}: {same}\n{m}")
 
 
 def versioned():

@@ -89,8 +89,7 @@ METHODS += [("simclic", {"perturbation": p, "hidden": 8, "out": 4, "bottleneck":
 
 def training(method, options, device, **settings):
     config = TrainConfig(method=method, steps=5, batch_size=16, lr=1e-3,
-                         encoder="vit_tiny" if method == "mae" else "tiny",
-                         options=options, **settings)
+                         encoder="vit_tiny" if method == "mae" else "tiny", options=options, **settings)
     with mock.patch("sslnb.train._behaviour", lambda *_: {}):  # reads the source of all code, that of the pretence, too
         config, images = resolve(config, device, some_images())
     return Training(config, images, device)

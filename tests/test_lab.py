@@ -45,13 +45,11 @@ def lab(chromium, tmp_path_factory):
     (settings / "notification.jupyterlab-settings").write_text(
         '{"fetchNews": "false", "checkForUpdates": false}', "utf-8")
     own = {"JUPYTER_CONFIG_DIR": "config", "JUPYTER_DATA_DIR": "data", "JUPYTER_RUNTIME_DIR": "runtime",
-           "IPYTHONDIR": "ipython",
-           "JUPYTERLAB_SETTINGS_DIR": "settings", "JUPYTERLAB_WORKSPACES_DIR": "workspaces",
+           "IPYTHONDIR": "ipython", "JUPYTERLAB_SETTINGS_DIR": "settings", "JUPYTERLAB_WORKSPACES_DIR": "workspaces",
            "SSLNB_STORE": "runs", "SSLNB_REPORTS": "reports"}
     token = secrets.token_hex()
     command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--expose-app-in-browser",
-               "--port=0",
-               f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={home}"]
+               "--port=0", f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={home}"]
     with (home / "log").open("w", encoding="utf-8") as log:
         server = subprocess.Popen(command, stdout=log, stderr=log, cwd=home,
                                   env=os.environ | {k: str(home / v) for k, v in own.items()})

@@ -17,8 +17,7 @@ from sslnb.train import TrainJob, TrainConfig, Training, _find_or_train, pretrai
 CPU = torch.device("cpu")
 SMALL = {"hidden": 32, "out": 16, "bottleneck": 8}
 CONFIG = TrainConfig(dataset="shapes", method="simclic", encoder="tiny", steps=14, batch_size=16, lr=0.1,
-                     optimizer="sgd",
-                     options=SMALL | {"perturbation": "history", "tau": 0.4})
+                     optimizer="sgd", options=SMALL | {"perturbation": "history", "tau": 0.4})
 
 
 @pytest.fixture(scope="module")
