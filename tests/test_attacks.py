@@ -235,9 +235,8 @@ def test_a_kept_curve_belongs_to_all_of_its_arguments(net, test_set, tmp_path):
     assert curve() == curve() == 1
     other = nn.Sequential(net[0], nn.Linear(net[0].dim, 10))
     for i, change in enumerate([dict(eps=(0, 0.02)), dict(alpha=0.02), dict(alpha=[0.01, 0.02]), dict(steps=2),
-                                dict(restarts=2), dict(seed=1),
-                                dict(stop_early=True), dict(random_start=False), dict(images=test_set[:9]),
-                                dict(net=other)], start=2):
+                                dict(restarts=2), dict(seed=1), dict(stop_early=True), dict(random_start=False),
+                                dict(images=test_set[:9]), dict(net=other)], start=2):
         assert curve(**change) == i
     assert curve() == 11
 

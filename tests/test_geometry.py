@@ -308,8 +308,7 @@ def test_a_surface_is_remembered_until_something_changes(net, images, monkeypatc
     with_other_slope = copy.deepcopy(net)
     with_other_slope[3] = nn.LeakyReLU()
     for changed in ((moved(net, (0.1, d2)), images, [d1], grid), (net, images[:50], [d1], grid),
-                    (net, images, [d2], grid),
-                    (net, images, [d1], 2 * grid), (net, images, [d1], grid, True),
+                    (net, images, [d2], grid), (net, images, [d1], 2 * grid), (net, images, [d1], grid, True),
                     (with_other_slope, images, [d1], grid)):
         assert not loss_surface(*changed).equal(first)
     assert n_kept() == 7

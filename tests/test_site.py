@@ -143,8 +143,7 @@ def test_tables_set_ours_beside_the_papers(soup):
                                                "ours: shapes, quick"]
     line = next(r for r in t.select("tbody tr") if "Fine-tuned SimCLR, 1%" in r.get_text())
     assert texts(line.select("td"))[-6:] == ["0.653", "0.653 ± 0.002 (3)", "+0.000 reproduced", "0.520 ± 0.020 (3)",
-                                             "−0.133",
-                                            "0.520 ± 0.020 (3)"]
+                                             "−0.133", "0.520 ± 0.020 (3)"]
     heads = {s["aria-label"][7:]: texts(s.select("thead th"))[3:] for s in soup.select("div.table > .box")}
     assert heads["rotnet, Table 2b, cifar10 → stl10"] == ["ours: cifar10 → stl10-subset, quick",
                                                           "ours: shapes → shapes-b, quick"]

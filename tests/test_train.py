@@ -213,9 +213,8 @@ def test_results_that_cannot_be_kept_are_given_all_the_same(read_only, tmp_path)
 
 
 @pytest.mark.parametrize("bad", [dict(momentum=1.5), dict(weight_decay=-1.0), dict(lr=float("inf")),
-                                 dict(lr=float("nan")), dict(lr=0.0),
-                                 dict(seed=-1), dict(seed=99999999999999999999),
-                                 dict(options={"temperature": 0.0}), dict(warmup=10),
+                                 dict(lr=float("nan")), dict(lr=0.0), dict(seed=-1),
+                                 dict(seed=99999999999999999999), dict(options={"temperature": 0.0}), dict(warmup=10),
                                  dict(options={"temperature": float("inf")}), dict(save_at=(11,)), dict(steps=0),
                                  dict(batch_size=0)])
 def test_ranges(bad):
