@@ -1,6 +1,6 @@
 """Unpack the lossless packs of the real image sets: `make data`, or `python data/unpack.py FOLDER_OF_PACKS`.
 
-They go into the folder that the environment variable SSLNB_DATA names, where `sslnb.data.load` looks, else into this one.
+They go into the folder that SSLNB_DATA names, where `sslnb.data.load` looks, else into this one.
 Each set appears whole or not at all (unpacked beside its place, then renamed), a set that is there is left alone, and
 every pack is checked against SHA256SUMS first. Needs nothing but Python.
 """
@@ -23,7 +23,8 @@ def sums(packs: Path) -> dict[str, str]:
     "Pack name -> SHA-256, from the folder's SHA256SUMS."
     file = packs / "SHA256SUMS"
     if not file.exists(): sys.exit(f"{file} is missing: without it the packs cannot be checked.")
-    return {name.lstrip("*"): digest for digest, name in (line.split() for line in file.read_text("utf-8").splitlines())}
+    lines = (line.split() for line in file.read_text("utf-8").splitlines())
+    return {name.lstrip("*"): digest for digest, name in lines}
 
 
 def verify(pack: Path, expected: str | None):
@@ -35,7 +36,7 @@ def verify(pack: Path, expected: str | None):
 
 def extract(pack: Path, to: Path):
     "The files of one zip or tar below the folder `to`."
-    options = {} if pack.suffix == ".zip" else {"filter": "data"}  # a tar may hold paths that lead elsewhere, devices, …
+    options = {} if pack.suffix == ".zip" else {"filter": "data"}  # a tar may hold paths that lead elsewhere
     shutil.unpack_archive(pack, to, **options)
 
 

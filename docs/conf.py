@@ -1,4 +1,4 @@
-"How the site is built: all notebooks with their committed outputs, the documents, the reference from the docstrings. Offline."
+"How the site is built: notebooks with their committed outputs, documents, the reference from the docstrings. Offline."
 import inspect
 import json
 import re
@@ -6,7 +6,7 @@ from configparser import ConfigParser
 from pathlib import Path
 from string import Template
 
-ROOT = Path(__file__).resolve().parents[1]  # also Sphinx's source directory: notebooks and documents stay where they are
+ROOT = Path(__file__).resolve().parents[1]  # also Sphinx's source directory: all stays where it is
 _settings = ConfigParser(delimiters=["="])
 _settings.read(ROOT / "settings.ini", encoding="utf-8")
 
@@ -18,7 +18,7 @@ language = "en"
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.mathjax", "sphinx-mathjax-offline"]
 root_doc = "docs/index"
 include_patterns = ["docs/**", "nbs/**", "*.md", "data/README.md", "tests/benchmarks/README.md"]
-exclude_patterns = [".*", "**/.*", "_*", "data/*/*", "reports", "sslnb", "docs/_*", "README.md"]  # README: on the front page
+exclude_patterns = [".*", "**/.*", "_*", "data/*/*", "reports", "sslnb", "docs/_*", "README.md"]  # on the front page
 
 nb_execution_mode = "off"
 myst_enable_extensions = ["amsmath", "dollarmath"]
@@ -69,7 +69,7 @@ def fill_front_page(app, docname, source):
     "The README, its links seen from docs/, and the notebooks that are there."
     if docname != root_doc: return
     app.env.note_dependency(ROOT / "README.md")
-    readme = re.sub(r"^\[!\[.*\n", "", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.M)  # badges are elsewhere
+    readme = re.sub(r"^\[!\[.*\n", "", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.M)  # no badges
     readme = re.sub(r"\]\((?!https?:|#)", "](../", readme)
     pages = {name: "\n".join(f"/{p.relative_to(ROOT).with_suffix('')}" for p in sorted(ROOT.glob(pattern)))
              for name, pattern in (("study", "nbs/[0-9]*.ipynb"), ("tour", "nbs/index.ipynb"),
@@ -79,7 +79,7 @@ def fill_front_page(app, docname, source):
 
 
 def show_notebook(app, docname, source):
-    "A notebook as its reader wants it: without nbdev's directives, without cells that hold nothing else or that it hides."
+    "A notebook as its reader wants it: without nbdev's directives, and without cells that hold nothing else."
     if not docname.startswith("nbs/"): return
     nb = json.loads(source[0])
     for cell in nb["cells"]:

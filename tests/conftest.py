@@ -49,7 +49,8 @@ def stop_at():
 
 @pytest.fixture
 def execute(monkeypatch):
-    "execute(path, **parameters): the notebook with its outputs, run in this process. (A kernel for each would import torch anew.)"
+    """execute(path, **parameters): the notebook with its outputs, run in this process. (A kernel for each would import
+    torch anew.)"""
     import pandas as pd
     from matplotlib import rc_context
 

@@ -1,6 +1,7 @@
 """A GPU for machines without one: tensors that say they are on `cuda`, and are computed on the CPU. Where an operation
-would meet tensors (or a generator) of two devices, it stops as CUDA does. Unlike torch's FakeTensorMode it has values, so
-that what depends on them (`item`, `nonzero`, the steps of k-means) goes on. Not pretended: autocast of `cuda`, its kernels."""
+would meet tensors (or a generator) of two devices, it stops as CUDA does. Unlike torch's FakeTensorMode it has values,
+so that what depends on them (`item`, `nonzero`, the steps of k-means) goes on. Not pretended: autocast of `cuda`, its
+kernels."""
 from contextlib import ExitStack, contextmanager
 from unittest import mock
 
@@ -93,7 +94,8 @@ SPECIAL = {  # of tensors on the GPU
 ANYWHERE = {T.to: lambda x, *args, **kwargs: move(x, args, kwargs), T.cuda: lambda x, *_: move(x, [GPU], {}),
             T.pin_memory: lambda x: x, T.copy_: lambda x, y, *_: x.copy_(y)}
 INDEXING = "__getitem__", "__setitem__", "index_put_"
-CAPTURE_CHECKS = [name for name in vars(torch.optim.Optimizer) if name.endswith("capture_health_check")]  # ask the driver
+CAPTURE_CHECKS = [name for name in vars(torch.optim.Optimizer)
+                  if name.endswith("capture_health_check")]  # ask the driver
 WRAPPERS = {vmap: ("_add_batch_dim", "_remove_batch_dim"), eager_transforms: ("_wrap_for_grad", "_unwrap_for_grad")}
 UNCHECKED = {T.grad.__set__, T.data.__set__, T.requires_grad.__set__, torch._has_compatible_shallow_copy_type}
 

@@ -1,4 +1,4 @@
-"Attacks against torchattacks and foolbox, and everything that must not happen (closed forms: nbs/lib/18_attacks.ipynb)."
+"Attacks against torchattacks and foolbox; everything that must not happen (closed forms: nbs/lib/18_attacks.ipynb)."
 import warnings
 from dataclasses import replace
 
@@ -67,7 +67,7 @@ def same(ours, theirs, share=1e-3):
     assert ((ours - theirs).abs() > 1e-6).float().mean() <= share
 
 
-# -- the same as others' ------------------------------------------------------------------------------------------------
+# -- the same as others' -----------------------------------------------------------------------------------------------
 
 @pytest.mark.slow
 @pytest.mark.parametrize("eps", EPS)
@@ -81,7 +81,8 @@ def test_pgd_without_a_random_start_is_torchattacks_and_foolboxs(net, x, y):
     eps, alpha, steps = 2 / 255, 0.5 / 255, 5
     ours = pgd(net, x, y, eps, alpha, steps, random_start=False)
     theirs = torchattacks.PGD(net, eps, alpha, steps, random_start=False)(x, y)
-    foolboxs = LinfPGD(abs_stepsize=alpha, steps=steps, random_start=False)(PyTorchModel(net, (0, 1), "cpu"), x, y, epsilons=eps)[1]
+    foolboxs = LinfPGD(abs_stepsize=alpha, steps=steps, random_start=False)(PyTorchModel(net, (0, 1), "cpu"), x, y,
+                                                                            epsilons=eps)[1]
     for other in (theirs, foolboxs):
         same(ours, other, share=0.01)
         assert right(net, ours, y) == pytest.approx(right(net, other, y), abs=0.005)
@@ -95,7 +96,7 @@ def test_random_starts_leave_the_accuracy_that_torchattacks_leaves(net, x, y):
     assert sum(ours) / 3 == pytest.approx(sum(theirs) / 3, abs=0.005) and 0.1 < sum(ours) / 3 < 0.9
 
 
-# -- determinism, restarts, early stop ----------------------------------------------------------------------------------
+# -- determinism, restarts, early stop ---------------------------------------------------------------------------------
 
 def test_a_generator_decides_everything(net, x, y):
     def attack(name): return pgd(net, x[:32], y[:32], EPS, 1 / 255, 2, restarts=2, generator=rng(name))
@@ -127,20 +128,25 @@ class Spy(nn.Module):
     "A network that notes under which settings it is called."
     def __init__(self, net): super().__init__(); self.net, self.seen = net, set()
     def forward(self, x):
-        multipliers = torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.mkldnn.matmul, torch.backends.mkldnn.conv
-        self.seen.add((*(m.fp32_precision for m in multipliers), torch.is_autocast_enabled("cpu"), torch.backends.cudnn.deterministic,
+        multipliers = (torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.mkldnn.matmul,
+                       torch.backends.mkldnn.conv)
+        self.seen.add((*(m.fp32_precision for m in multipliers), torch.is_autocast_enabled("cpu"),
+                       torch.backends.cudnn.deterministic,
                        torch.backends.cuda.flash_sdp_enabled(), torch.backends.mha.get_fastpath_enabled()))
         return self.net(x)
 
 
 @pytest.mark.parametrize("call", [
-    lambda net, s, x, y: fgsm(net, x, y, 0.1), lambda net, s, x, y: pgd(net, x, y, 0.1, 0.1, 2, restarts=2, stop_early=True),
-    lambda net, s, x, y: fgsm_normalized(net, x, y, 0.1, torch.ones(3)), lambda net, s, x, y: under_attack(net, s, [0.1], fgsm)],
+    lambda net, s, x, y: fgsm(net, x, y, 0.1),
+    lambda net, s, x, y: pgd(net, x, y, 0.1, 0.1, 2, restarts=2, stop_early=True),
+    lambda net, s, x, y: fgsm_normalized(net, x, y, 0.1, torch.ones(3)),
+    lambda net, s, x, y: under_attack(net, s, [0.1], fgsm)],
     ids=["fgsm", "pgd", "normalized", "under_attack"])
 def test_true_float32_whatever_the_caller_has_set(net, test_set, x, y, call):
     "Convolutions, too, which on a GPU are TF32 by default."
     matmul, conv, spy = torch.backends.cuda.matmul, torch.backends.cudnn.conv, Spy(net).eval()
-    before, (matmul.fp32_precision, conv.fp32_precision) = (matmul.fp32_precision, conv.fp32_precision), ("tf32", "tf32")
+    before, (matmul.fp32_precision, conv.fp32_precision) = ((matmul.fp32_precision, conv.fp32_precision),
+                                                            ("tf32", "tf32"))
     try:
         with torch.autocast("cpu", torch.bfloat16): call(spy, test_set[:4], x[:4], y[:4])
         assert spy.seen == {("ieee", "ieee", "ieee", "ieee", False, True, False, False)}
@@ -161,7 +167,7 @@ def test_a_blind_gradient_shows_by_a_transferred_attack(net, x, y):
     assert right(net, own, y) > right(net, transferred, y) + 0.2
 
 
-# -- the model is left as it was ----------------------------------------------------------------------------------------
+# -- the model is left as it was ---------------------------------------------------------------------------------------
 
 def state(net):
     return ([m.training for m in net.modules()], [p.requires_grad for p in net.parameters()],
@@ -189,7 +195,7 @@ def test_frozen_restores_a_shared_module_once(net):
     assert pair[0].training and all(p.requires_grad for p in pair.parameters())
 
 
-# -- many images --------------------------------------------------------------------------------------------------------
+# -- many images -------------------------------------------------------------------------------------------------------
 
 def test_parts_of_any_size_give_the_whole(net, test_set):
     whole, parts = (under_attack(net, test_set, EPS, fgsm, batch_size=b) for b in (10_000, 50))
@@ -228,8 +234,9 @@ def test_a_kept_curve_belongs_to_all_of_its_arguments(net, test_set, tmp_path):
         return len(list((tmp_path / "runs" / "results").iterdir()))
     assert curve() == curve() == 1
     other = nn.Sequential(net[0], nn.Linear(net[0].dim, 10))
-    for i, change in enumerate([dict(eps=(0, 0.02)), dict(alpha=0.02), dict(alpha=[0.01, 0.02]), dict(steps=2), dict(restarts=2), dict(seed=1),
-                                dict(stop_early=True), dict(random_start=False), dict(images=test_set[:9]), dict(net=other)], start=2):
+    for i, change in enumerate([dict(eps=(0, 0.02)), dict(alpha=0.02), dict(alpha=[0.01, 0.02]), dict(steps=2),
+                                dict(restarts=2), dict(seed=1), dict(stop_early=True), dict(random_start=False),
+                                dict(images=test_set[:9]), dict(net=other)], start=2):
         assert curve(**change) == i
     assert curve() == 11
 
@@ -255,7 +262,8 @@ def plain_net(): return nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Flatten
 
 def test_on_a_gpu_parts_fill_half_of_what_is_free(monkeypatch):
     "Without a GPU: tensors without contents say where they would be, and how large."
-    memory = dict(mem_get_info=lambda device: (10**9, 80 * 10**9), memory_reserved=lambda device: 3 * 10**8, memory_allocated=lambda device: 10**8)
+    memory = dict(mem_get_info=lambda device: (10**9, 80 * 10**9), memory_reserved=lambda device: 3 * 10**8,
+                  memory_allocated=lambda device: 10**8)
     for name, value in memory.items(): monkeypatch.setattr(torch.cuda, name, value)
     net, x = plain_net(), torch.rand(2, 3, 32, 32)
     with attacks._Weighed() as weighed, frozen(net): net(x[:1].requires_grad_())
@@ -280,15 +288,17 @@ def test_an_unlabelled_image_is_named(net, test_set):
     (lambda net, s: under_attack(net, s, 0.1, fgsm), SettingError, "eps = 0.1: must be a list"),
     (lambda net, s: under_attack(net, s, EPS, lambda m, x, y, eps: x), SettingError, "all of eps at once"),
     (lambda net, s: under_attack(net, s, EPS, fgsm, batch_size=0), SettingError, "batch_size = 0: must be at least 1"),
-    (lambda net, s: under_attack(net, s, EPS, fgsm, batch_size=nan), SettingError, "batch_size = nan: must be at least 1"),
+    (lambda net, s: under_attack(net, s, EPS, fgsm, batch_size=nan), SettingError,
+     "batch_size = nan: must be at least 1"),
     (lambda net, s: under_attack(net, s, "0.1", fgsm), SettingError, "eps = 0.1: must be a list"),
-    (lambda net, s: under_attack(net, replace(s, labels=F.one_hot(s.labels, 10)), EPS, fgsm), data.DataError, "several classes an image"),
+    (lambda net, s: under_attack(net, replace(s, labels=F.one_hot(s.labels, 10)), EPS, fgsm), data.DataError,
+     "several classes an image"),
 ])
 def test_what_a_curve_cannot_be_made_of(net, test_set, make, error, message):
     with pytest.raises(error, match=message): make(net, test_set)
 
 
-# -- bad input ----------------------------------------------------------------------------------------------------------
+# -- bad input ---------------------------------------------------------------------------------------------------------
 
 nan = float("nan")
 
@@ -339,14 +349,16 @@ class Broken(nn.Module):
     (dict(alpha=nan), "alpha = nan"), (dict(alpha=float("inf")), "alpha = inf"),
     (dict(alpha=[0.1, 0.1]), "alpha has 2 values for 3 of eps"),
     (dict(alpha=[0.1, 0.1], eps=0.1), "alpha has 2 values for 1 of eps"),
-    (dict(steps=nan), "steps = nan: must be at least 1, and a whole number"), (dict(steps=2.5), "steps = 2.5: must be at least 1"),
+    (dict(steps=nan), "steps = nan: must be at least 1, and a whole number"),
+    (dict(steps=2.5), "steps = 2.5: must be at least 1"),
     (dict(restarts=1.5), "restarts = 1.5: must be at least 1"), (dict(alpha="x"), "alpha = 'x': must be a number"),
     (dict(steps=-1), "steps = -1: must be at least 1"),
     (dict(steps=0), "steps = 0: must be at least 1"), (dict(restarts=0), "restarts = 0: must be at least 1"),
     (dict(restarts=2, random_start=False), "2 restarts need random_start"),
 ])
 def test_a_setting_that_makes_no_attack_is_named(net, x, y, change, message):
-    with pytest.raises(SettingError, match=message): pgd(net, x[:8], y[:8], **dict(eps=EPS, alpha=0.1, steps=2) | change)
+    with pytest.raises(SettingError, match=message):
+        pgd(net, x[:8], y[:8], **dict(eps=EPS, alpha=0.1, steps=2) | change)
 
 
 def test_one_sigma_per_channel(net, x, y):
@@ -356,7 +368,8 @@ def test_one_sigma_per_channel(net, x, y):
 
 @pytest.mark.parametrize("std", [[0.2, 0, 0.2], [0.2, nan, 0.2], [0.2, -1, 0.2], [float("inf")] * 3])
 def test_a_sigma_above_zero(net, x, y, std):
-    with pytest.raises(SettingError, match="std = .*: each must be above 0"): fgsm_normalized(net, x, y, 0.1, torch.tensor(std))
+    with pytest.raises(SettingError, match="std = .*: each must be above 0"):
+        fgsm_normalized(net, x, y, 0.1, torch.tensor(std))
 
 
 def test_noise_checks_its_images_too(x):

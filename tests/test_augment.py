@@ -13,7 +13,8 @@ from sslnb.core import SettingError, rng
 def pixels(): return torch.randint(256, (150, 3, 12, 12), generator=rng("pixels"), dtype=torch.uint8)
 
 
-@pytest.mark.parametrize("recipe", [*RECIPES.values(), Augment(jitter=1., brightness=.5, hue=.1), Augment(grey=1.), Augment(blur=1.)])
+@pytest.mark.parametrize("recipe", [*RECIPES.values(), Augment(jitter=1., brightness=.5, hue=.1), Augment(grey=1.),
+                                    Augment(blur=1.)])
 def test_images_given_stay_as_they_are(pixels, recipe):
     x = to_float(pixels)
     before = x.clone()
@@ -34,7 +35,8 @@ def test_numbers_are_drawn_in_this_order():
     assert all(((area * aspect).sqrt() - w).abs().min(1).values.max() < 1e-5 for w in size[:, :1].split(5))
     assert torch.equal(found.flip, flip < .5) and torch.equal(found.order, order.argsort(1))
     changed = jitter < .8
-    assert found.factors[changed].allclose(torch.stack([b * 1.6 + .2, c * 1.6 + .2, s * 1.6 + .2, h * .4 - .2], 1)[changed], atol=1e-6)
+    assert found.factors[changed].allclose(
+        torch.stack([b * 1.6 + .2, c * 1.6 + .2, s * 1.6 + .2, h * .4 - .2], 1)[changed], atol=1e-6)
     assert (found.factors[~changed] == torch.tensor([1., 1, 1, 0])).all()
     assert torch.equal(found.grey, grey < .2) and torch.equal(found.blurred, blurred < .5)
     assert found.sigma.allclose(sigma * 1.9 + .1)
@@ -67,7 +69,8 @@ def test_a_part_makes_its_part_of_the_views(pixels):
 def test_no_images(): assert augment(torch.empty(0, 3, 8, 8), RECIPES["simclr"], rng("none")).shape == (0, 3, 8, 8)
 
 
-@pytest.mark.parametrize("wrong, says", [(dict(pad=2, scale=(.5, 1.)), "either `pad` or `scale`"), (dict(scale=(.5, .2)), "smaller number first"),
+@pytest.mark.parametrize("wrong, says", [(dict(pad=2, scale=(.5, 1.)), "either `pad` or `scale`"),
+                                         (dict(scale=(.5, .2)), "smaller number first"),
                                          (dict(ratio=(2., 1.)), "smaller number first")])
 def test_contradictions_are_one_sentence(pixels, wrong, says):
     with pytest.raises(SettingError, match=says): augment(pixels, Augment(**wrong), rng("wrong"))

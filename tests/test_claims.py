@@ -58,7 +58,8 @@ def test_every_claim_can_be_reproduced_refuted_and_left_open(claim, reading):
 def test_one_part_is_enough_against_and_none_may_be_missing_for():
     first, second = NEEDED["R14", "as published"]
     give("R14", "as published", [0.030, 0.031, 0.032], parts=[first])
-    assert judged("R14", "as published").evidence == "unclear" and f"not there: {second}" in judged("R14", "as published").margin
+    assert (judged("R14", "as published").evidence == "unclear"
+            and f"not there: {second}" in judged("R14", "as published").margin)
     give("R14", "as published", [-0.030, -0.031, -0.032], parts=[second])
     assert judged("R14", "as published").verdict == "not reproduced"
     give("R14", "as published", [0.030, 0.031, 0.032], parts=[second])
@@ -93,7 +94,8 @@ def test_scales_and_sets_are_judged_apart_and_what_was_not_run_says_so():
 
 def test_a_part_without_a_rule_is_refused_before_anything_is_written(tmp_path):
     with pytest.raises(SettingError, match="no rule for 'colour' of R3"):
-        report.record_claim("R3", pd.Series([1.0], index=[0]), dataset="made-up", scale="gpu", method="x", setting={"by": "colour"})
+        report.record_claim("R3", pd.Series([1.0], index=[0]), dataset="made-up", scale="gpu", method="x",
+                            setting={"by": "colour"})
     assert not (tmp_path / "reports").exists()
 
 

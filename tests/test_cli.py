@@ -112,7 +112,8 @@ def start(*args):
     "The command in a process of its own, which takes its stderr for a terminal; and the other end of that terminal."
     here, there = pty.openpty()
     termios.tcsetwinsize(there, (40, 110))
-    def heeds_ctrl_c(): signal.signal(signal.SIGINT, signal.SIG_DFL)  # what a shell has put into the background ignores it
+    # what a shell has put into the background ignores it
+    def heeds_ctrl_c(): signal.signal(signal.SIGINT, signal.SIG_DFL)
     p = subprocess.Popen([sys.executable, "-m", "sslnb", *args], stdout=subprocess.PIPE, stderr=there, cwd="/",
                          env=os.environ.copy(), preexec_fn=heeds_ctrl_c)
     os.close(there)
@@ -265,7 +266,8 @@ def test_every_command_has_help_with_examples_that_name_real_options():
             yield (*path, name), command
             if isinstance(command, click.Group): yield from commands(command, (*path, name))
     found = dict(commands(cli.cli))
-    assert {("list",), ("run",), ("study",), ("report",), ("data", "get"), ("store", "verify"), ("store", "prune")} < set(found)
+    assert {("list",), ("run",), ("study",), ("report",), ("data", "get"), ("store", "verify"),
+            ("store", "prune")} < set(found)
     for path, command in found.items():
         told = sslnb(*path, "--help")
         options = {o for p in command.params for o in p.opts}
@@ -279,9 +281,11 @@ def test_every_command_has_help_with_examples_that_name_real_options():
 def test_the_shell_completes_commands_and_numbers(write):
     write("01"), write("04")
     def completed(words):
-        env = {**os.environ, "_SSLNB_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+        env = {**os.environ, "_SSLNB_COMPLETE": "bash_complete", "COMP_WORDS": words,
+               "COMP_CWORD": str(words.count(" "))}
         code = "from sslnb.tools.cli import cli; cli(prog_name='sslnb')"
-        return subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, encoding="utf-8").stdout.split()
+        return subprocess.run([sys.executable, "-c", code], env=env, capture_output=True,
+                              encoding="utf-8").stdout.split()
     assert completed("sslnb st") == ["plain,store", "plain,study"]
     assert completed("sslnb run 0") == ["plain,01", "plain,04"]
 
@@ -294,7 +298,8 @@ def test_list_says_which_commit_a_copy_is_from(write, instant):
 
 
 def test_make_study_is_this_command():
-    told = subprocess.run(["make", "-n", "study", "SCALE=gpu", "DATA=cifar10"], cwd=ROOT, capture_output=True, encoding="utf-8")
+    told = subprocess.run(["make", "-n", "study", "SCALE=gpu", "DATA=cifar10"], cwd=ROOT, capture_output=True,
+                          encoding="utf-8")
     assert "python -m sslnb study --scale gpu --data cifar10" in told.stdout
 
 
@@ -390,11 +395,12 @@ def test_a_copy_of_the_project_inside_another_repository_has_no_commit(tmp_path)
     inner = tmp_path / "outer" / "project"
     shutil.copytree(ROOT / "sslnb", inner / "sslnb", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "settings.ini", inner)
-    for command in (["init", "-q"], ["add", "-A"], ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "theirs"]):
+    for command in (["init", "-q"], ["add", "-A"],
+                    ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "theirs"]):
         subprocess.run(["git", "-C", tmp_path / "outer", *command], check=True)
     code = "from sslnb.core import ROOT; from sslnb.runs import commit; print(ROOT); print(commit())"
-    told = subprocess.run([sys.executable, "-c", code], cwd=inner, env=os.environ | {"PYTHONPATH": str(inner)}, capture_output=True,
-                          encoding="utf-8", check=True).stdout.splitlines()
+    told = subprocess.run([sys.executable, "-c", code], cwd=inner, env=os.environ | {"PYTHONPATH": str(inner)},
+                          capture_output=True, encoding="utf-8", check=True).stdout.splitlines()
     assert told == [str(inner.resolve()), "unknown"]
 
 
@@ -414,7 +420,8 @@ def pictures(tmp_path):
         for split in ("train", "test"):
             for c in "ab":
                 (tmp_path / name / split / c).mkdir(parents=True)
-                for i in range(3): Image.new("RGB", (8, 8), (shade, i, ord(c))).save(tmp_path / name / split / c / f"{i}.png")
+                for i in range(3):
+                    Image.new("RGB", (8, 8), (shade, i, ord(c))).save(tmp_path / name / split / c / f"{i}.png")
         return tmp_path / name
     return pictures
 
@@ -422,7 +429,8 @@ def pictures(tmp_path):
 def test_where_a_folder_is_stays_private_and_two_folders_share_nothing(write, pictures, tmp_path, monkeypatch):
     monkeypatch.setenv("SSLNB_DATA", str(tmp_path / "data"))
     write("01", "print(dataset)\nfrom sslnb import data, report\nprint(len(data.load(dataset)))\n"
-                "report.record({'top1': 0.5}, paper='rotnet', item='x', method='x', dataset=dataset, scale=scale, setting={'on': [dataset]})")
+                "report.record({'top1': 0.5}, paper='rotnet', item='x', method='x', dataset=dataset, scale=scale, "
+                "setting={'on': [dataset]})")
     monkeypatch.chdir(pictures("猫").parent), pictures("кошки")
     for name in ("猫", "кошки"): sslnb("run", "01", "--data", f"folder:{name}")
     copies = sorted((tmp_path / "reports").glob("*/01_small.ipynb"))
@@ -444,7 +452,8 @@ def test_the_stamp_covers_all_images_of_all_sets(pictures, tmp_path, monkeypatch
     assert execution.images_digest(f"folder:{place}") not in (before, after)
     shutil.rmtree(place / "test")
     with pytest.raises(DataError): execution.images_digest(f"folder:{place}")
-    sets = {nb.number: execution.sets_of(execution.job(nb, {"scale": "quick", "dataset": "shapes"})) for nb in notebook.notebooks()}
+    sets = {nb.number: execution.sets_of(execution.job(nb, {"scale": "quick", "dataset": "shapes"}))
+            for nb in notebook.notebooks()}
     assert sets["01"] == ["shapes"] and sets["03"] == ["shapes", "shapes-b"] and sets["05"] == ["digits", "shapes"]
     assert sets["04"] == sets["07"] == ["shapes", "shapes-20"]
     other = {"scale": "quick", "dataset": "shapes", "counterpart": "digits"}
@@ -493,16 +502,20 @@ def test_links_to_the_worked_answers_work_in_a_copy():
 
 def test_another_language_and_another_encoding_change_nothing(tmp_path):
     code = ("import warnings\nwarnings.filterwarnings('error', category=EncodingWarning, module=r'sslnb\\b')\n"
-            "from click.testing import CliRunner\nfrom sslnb import report\nfrom sslnb.tools import cli, notebook, page\n"
+            "from click.testing import CliRunner\nfrom sslnb import report\n"
+            "from sslnb.tools import cli, notebook, page\n"
             "report.record({'top1': .5}, paper='rotnet', item='x', method='é', dataset='猫', scale='quick')\n"
-            "assert report.records().dataset.tolist() == ['猫'] and notebook.notebooks()[-1].needs == [f'{i:02d}' for i in range(1, 10)]\n"
+            "assert report.records().dataset.tolist() == ['猫'] "
+            "and notebook.notebooks()[-1].needs == [f'{i:02d}' for i in range(1, 10)]\n"
             "for command in (['list'], ['data'], ['store'], ['report']):\n"
-            "    done = CliRunner().invoke(cli.cli, command, catch_exceptions=False)\n    assert done.exit_code == 0, done.output\n"
+            "    done = CliRunner().invoke(cli.cli, command, catch_exceptions=False)\n"
+            "    assert done.exit_code == 0, done.output\n"
             "assert '猫' in (report.reports() / 'index.html').read_text('utf-8')\n")
     env = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONWARNDEFAULTENCODING": "1"}
     (tmp_path / "data").mkdir()
     (tmp_path / "commands.py").write_text(code, "utf-8")
-    done = subprocess.run([sys.executable, tmp_path / "commands.py"], env=env | {"SSLNB_DATA": str(tmp_path / "data")}, capture_output=True, encoding="utf-8")
+    done = subprocess.run([sys.executable, tmp_path / "commands.py"], env=env | {"SSLNB_DATA": str(tmp_path / "data")},
+                          capture_output=True, encoding="utf-8")
     assert done.returncode == 0, done.stderr[-3000:]
 
 
@@ -520,8 +533,10 @@ def test_what_a_notebook_says_of_itself_is_so():
 
 
 @pytest.mark.parametrize("text, says", [
-    ("04: {}", 'quotes, such as "04"'), ('"04": [1]', "give some of papers"), ('"04": {paper: [x]}', "paper means nothing"),
-    ('"04": {needs: [1]}', "needs is a list of words in quotes, not"), ('"04": {minutes: {quick: 0}}', "minutes is a number for each scale"),
+    ("04: {}", 'quotes, such as "04"'), ('"04": [1]', "give some of papers"),
+    ('"04": {paper: [x]}', "paper means nothing"),
+    ('"04": {needs: [1]}', "needs is a list of words in quotes, not"),
+    ('"04": {minutes: {quick: 0}}', "minutes is a number for each scale"),
     ('"04": {memory: 3}', "memory is a number"), ("- a", "by its number"), ('"04": {', "cannot be read")])
 def test_wrong_declarations_are_refused(text, says, write, tmp_path):
     write("04")

@@ -1,4 +1,4 @@
-"CONTRIBUTING.md, followed to the letter: its commands exist, its method is added to a copy of the project and trained. CITATION."
+"CONTRIBUTING.md to the letter: its commands exist, its method is added to a copy of the project and trained. CITATION."
 import configparser
 import os
 import re
@@ -66,15 +66,18 @@ def copy(tmp_path):
 
 def test_commands_exist():
     targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text("utf-8"), re.M))
-    named = {word for command in re.findall(r"(?:^|`)make ([\w -]+?)(?=\s*#|`|$)", TEXT, re.M) for word in command.split()}
+    named = {word for command in re.findall(r"(?:^|`)make ([\w -]+?)(?=\s*#|`|$)", TEXT, re.M)
+             for word in command.split()}
     assert {"setup", "export", "test"} <= named <= targets
-    paths = set(re.findall(r"(?:nbs|tests)/[\w/]+\.(?:ipynb|py)", TEXT)) - {"nbs/lib/00_X.ipynb", "nbs/tools/00_X.ipynb"}
+    paths = (set(re.findall(r"(?:nbs|tests)/[\w/]+\.(?:ipynb|py)", TEXT))
+             - {"nbs/lib/00_X.ipynb", "nbs/tools/00_X.ipynb"})
     for path in paths: assert (ROOT / path).exists(), path
 
 
 def test_a_method_in_one_sitting(copy, tmp_path):
     checks = [follow(name, copy) for name in LEAN_ON]
-    done = subprocess.run([Path(sys.executable).with_name("nbdev_export")], cwd=copy, capture_output=True, encoding="utf-8")
+    done = subprocess.run([Path(sys.executable).with_name("nbdev_export")], cwd=copy, capture_output=True,
+                          encoding="utf-8")
     assert done.returncode == 0, done.stderr
     assert "def barlow_twins" in (copy / "sslnb" / "losses.py").read_text("utf-8")
     assert '"barlow": BarlowTwins' in (copy / "sslnb" / "methods.py").read_text("utf-8")
@@ -106,7 +109,8 @@ def test_stale_text_is_noticed(copy):
 
 
 def test_citation_has_the_version_and_the_five_papers():
-    cited, config = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8")), configparser.ConfigParser(delimiters=["="])
+    cited, config = (yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8")),
+                     configparser.ConfigParser(delimiters=["="]))
     config.read(ROOT / "settings.ini", encoding="utf-8")
     assert cited["version"] == config["DEFAULT"]["version"]
     keys = [re.match(r"Key (\w+)\.", paper["notes"])[1] for paper in cited["references"]]

@@ -144,12 +144,14 @@ PICTURES = {  # name: (the image, how to save it, what is to be seen)
     "16 bits.png": (Image.fromarray(GREY.astype(np.uint16) * 257), {}, GREY),
     "16 bits.tiff": (Image.fromarray(GREY.astype(np.uint16) * 257), {}, GREY),
     "16 bits.pgm": (Image.fromarray(GREY.astype(np.uint16) * 257), {}, GREY),
-    "16 bits rounded.png": (Image.fromarray(GREY.astype(np.uint16) * 257 + np.where(GREY < 255, 100, 0).astype(np.uint16)), {}, GREY),
+    "16 bits rounded.png": (
+        Image.fromarray(GREY.astype(np.uint16) * 257 + np.where(GREY < 255, 100, 0).astype(np.uint16)), {}, GREY),
     "transparent 16 bits.png": (Image.fromarray(GREY.astype(np.uint16) * 257), {"transparency": 17 * 257}, CUT),
     "cmyk.tiff": (rgb(GREY).convert("CMYK"), {}, GREY),
     "animated.gif": (palette(), {"save_all": True, "append_images": [Image.new("P", (16, 16))]}, GREY),
     "animated.png": (rgb(GREY), {"save_all": True, "append_images": [Image.new("RGB", (16, 16))]}, GREY),
-    "animated.webp": (rgb(GREY), {"save_all": True, "append_images": [Image.new("RGB", (16, 16))], "lossless": True}, GREY)}
+    "animated.webp": (
+        rgb(GREY), {"save_all": True, "append_images": [Image.new("RGB", (16, 16))], "lossless": True}, GREY)}
 
 
 @pytest.mark.parametrize("name", PICTURES)
@@ -179,7 +181,8 @@ def test_print_colours_of_a_jpeg(tmp_path):
 def test_camera_held_sideways(tmp_path, suffix, options, orientation):
     upright = Image.new("RGB", (32, 16), "white")
     upright.paste((255, 0, 0), (0, 0, 16, 8))
-    turns = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # the transposition that undoes the one that the number stands for
+    # the transposition that undoes the one that the number stands for
+    turns = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}
     stored = upright.transpose(Image.Transpose(turns[orientation])) if orientation > 1 else upright
     exif = Image.Exif()
     exif[0x0112] = orientation
@@ -256,7 +259,8 @@ def test_grey_and_mixed_sizes(root):
     images = load("zoo", root=root)
     assert torch.equal(images.pixels[-1, 0], images.pixels[-1, 1])
     paint(grey, w=20, h=12, mode="L")
-    with pytest.raises(DataError, match="0.png is 16×16.*grey.png is 20×12.*size=.*-p size.*resize"): load("zoo", root=root)
+    with pytest.raises(DataError, match="0.png is 16×16.*grey.png is 20×12.*size=.*-p size.*resize"):
+        load("zoo", root=root)
     assert load("zoo", root=root, size=16).pixels.shape == (9, 3, 16, 16)
 
 
@@ -275,7 +279,8 @@ def test_images_without_labels(tmp_path):
         images = load(**where, root=tmp_path)
         assert images.labels.tolist() == [-1] * 3 and images.n_classes == 0 and images.name.endswith("/train")
         assert len(images.sample(2, seed=0)) == 2 and len(images.split(0.34, seed=0)[1]) == 1
-        with pytest.raises(DataError, match="no split 'test'; it has: train"): load(**where, split="test", root=tmp_path)
+        with pytest.raises(DataError, match="no split 'test'; it has: train"):
+            load(**where, split="test", root=tmp_path)
     (tmp_path / "flat" / "notes.txt").write_text("no image", "utf-8")
     with pytest.raises(DataError, match="notes.txt"): load("flat", root=tmp_path)
     for split in ("train", "val"): paint(tmp_path / "parts" / split / "0.png")
@@ -286,7 +291,8 @@ def test_images_without_labels(tmp_path):
     assert secret.labels.tolist() == [-1] and secret.classes == ("ant",)
     (tmp_path / "nothing").mkdir()
     with pytest.raises(DataError, match="no set called 'nothing'"): load("nothing", root=tmp_path)
-    with pytest.raises(DataError, match="nothing: a folder without images"): load(f"folder:{tmp_path}/nothing", root=tmp_path)
+    with pytest.raises(DataError, match="nothing: a folder without images"):
+        load(f"folder:{tmp_path}/nothing", root=tmp_path)
     assert data._trees(tmp_path) == ["flat", "mixed", "parts"]
 
 
@@ -362,7 +368,8 @@ def test_cache_elsewhere(root, monkeypatch, tmp_path):
     assert load("zoo", root=root).fingerprint == first and data.cache_folder(root) == tmp_path / "fast disk"
     (tmp_path / "file").write_text("", "utf-8")
     monkeypatch.setenv("SSLNB_CACHE", str(tmp_path / "file"))
-    with pytest.raises(DataError, match="file .*set SSLNB_CACHE to a folder where you may write"): load("zoo", root=root)
+    with pytest.raises(DataError, match="file .*set SSLNB_CACHE to a folder where you may write"):
+        load("zoo", root=root)
 
 
 def limited(root, report):

@@ -10,8 +10,8 @@ from torch import nn
 
 from sslnb import data
 from sslnb.core import SettingError
-from sslnb.distributed import (Silent, average_gradients, all_reduce_mean, check_batch, broadcast_object, all_gather, broadcast, local_shard, map_shards,
-                               synchronised, world)
+from sslnb.distributed import (Silent, average_gradients, all_reduce_mean, check_batch, broadcast_object, all_gather,
+                               broadcast, local_shard, map_shards, synchronised, world)
 from sslnb.losses import nt_xent, sup_con
 from sslnb.runs import Run, load_tensors
 from sslnb.train import TrainJob, TrainConfig, Training, _find_or_train, _keep_model, resolve, train_all
@@ -63,7 +63,8 @@ def contrast(loss, views, precision=torch.float32):
     with torch.autocast("cpu", precision, enabled=precision != torch.float32): loss = net(x, labels)
     loss.backward()
     average_gradients(net)
-    return {"loss": all_reduce_mean(loss.detach()), "weight": net.embed.weight.grad, "z": all_gather(net.z.grad.float(), views)}
+    return {"loss": all_reduce_mean(loss.detach()), "weight": net.embed.weight.grad,
+            "z": all_gather(net.z.grad.float(), views)}
 
 
 def normalise(layers, *shape):
@@ -112,7 +113,8 @@ def stored():
 
     def watch(event, args):
         opened = event == "open" and (args[2] or 0) & (os.O_WRONLY | os.O_RDWR)
-        if (opened or event in ("os.mkdir", "os.rename", "os.remove")) and str(args[0]).startswith(store): wrote.append(args[0])
+        if (opened or event in ("os.mkdir", "os.rename", "os.remove")) and str(args[0]).startswith(store):
+            wrote.append(args[0])
     sys.addaudithook(watch)
     (run, trained), (_, again) = (_find_or_train(short, Silent(), CPU, save_every=0) for _ in range(2))
     assert trained and not again and world().is_main_process == bool(wrote)
@@ -162,7 +164,8 @@ def launch(folder, *args):
     "This file, run by two processes."
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     env = os.environ | {"SSLNB_STORE": str(folder / "runs"), "OMP_NUM_THREADS": "1"}
-    return subprocess.run([*torchrun, __file__, folder, *args], env=env, capture_output=True, encoding="utf-8", timeout=120)
+    return subprocess.run([*torchrun, __file__, folder, *args], env=env, capture_output=True, encoding="utf-8",
+                          timeout=120)
 
 
 @pytest.fixture(scope="module")
@@ -183,9 +186,11 @@ def test_two_processes_do_what_one_does(results, what):
     for mine in both:
         assert mine[what].keys() == one[what].keys()
         for k, expected in one[what].items():
-            factor = 2 if k in ("z", "x") else 1  # the gradient of the sum of the losses; parameters get that of the mean
+            # the gradient of the sum of the losses; parameters get that of the mean
+            factor = 2 if k in ("z", "x") else 1
             close = 1e-2 if "bf16" in what else 1e-5
-            torch.testing.assert_close(mine[what][k], factor * expected, atol=close, rtol=close, equal_nan=k == "memory",  # NaN: not seen yet
+            torch.testing.assert_close(mine[what][k], factor * expected, atol=close, rtol=close,
+                                       equal_nan=k == "memory",  # NaN: not seen yet
                                        msg=lambda m: f"{k}: {m}")
 
 
@@ -215,7 +220,8 @@ except SettingError as err: print(err)
 
 def test_without_accelerate_one_process_works_and_several_are_an_error(python):
     out, err = python(WITHOUT).communicate(timeout=60)
-    assert "2 processes were launched to train together, which needs accelerate: pip install -e '.[distributed]'" in out, err
+    assert ("2 processes were launched to train together, which needs accelerate: pip install -e '.[distributed]'"
+            in out), err
 
 
 if __name__ == "__main__":

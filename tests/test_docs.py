@@ -12,7 +12,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 NEEDED = ("sphinx", "myst_nb", "furo", "sphinx-mathjax-offline")
 missing = [name for name in NEEDED if not importlib.util.find_spec(name)]
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(missing), reason=f"the site needs {', '.join(missing)}: uv pip install -e '.[docs]'")]
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(
+    bool(missing), reason=f"the site needs {', '.join(missing)}: uv pip install -e '.[docs]'")]
 
 
 @pytest.fixture(scope="module")
@@ -28,12 +29,14 @@ class Fetched(HTMLParser):
     "What a browser loads of a page without being asked (links that one may click are none of it)."
     def __init__(self, text):
         super().__init__()
-        self.urls = re.findall(r"""(?:url\(|@import)\s*["']?([^"')\s]+)""", "".join(re.findall(r"<style.*?</style>", text, re.S)))
+        self.urls = re.findall(r"""(?:url\(|@import)\s*["']?([^"')\s]+)""",
+                               "".join(re.findall(r"<style.*?</style>", text, re.S)))
         self.feed(text)
 
     def handle_starttag(self, tag, attrs):
         attrs = dict(attrs)
-        if tag == "link" and attrs.get("rel") not in ("next", "prev", "search", "index", "canonical"): self.urls.append(attrs["href"])
+        if tag == "link" and attrs.get("rel") not in ("next", "prev", "search", "index", "canonical"):
+            self.urls.append(attrs["href"])
         if tag not in ("a", "link"): self.urls += [attrs[k] for k in ("src", "data", "poster") if attrs.get(k)]
 
 

@@ -79,7 +79,8 @@ def cars(made):
         made.paint(f"{base}/cars_{split}/{file}", c, split)
         rows[split].append((file, np.uint8(c + 1), np.uint8(9)))
     made.write(f"{base}/devkit/README.txt", "")
-    annotations = {split: {"annotations": np.array(r, dtype=[("fname", object), ("class", object), ("bbox_x1", object)])}
+    annotations = {split: {"annotations": np.array(r, dtype=[("fname", object), ("class", object),
+                                                             ("bbox_x1", object)])}
                    for split, r in rows.items()}
     savemat(made.root / base / "devkit" / "cars_meta.mat", {"class_names": np.array(names, dtype=object)})
     savemat(made.root / base / "devkit" / "cars_train_annos.mat", annotations["train"])
@@ -99,7 +100,8 @@ def dtd(made):
 def flowers(made):
     for split, c, _i in each(("train", "val", "test"), 2, classes=(0, 50, 101)):
         made.paint(f"flowers-102/jpg/image_{len(made.files) + 1:05d}.jpg", c, split)
-    ids = {key: np.array(made.splits[split]) + 1 for key, split in (("trnid", "train"), ("valid", "val"), ("tstid", "test"))}
+    ids = {key: np.array(made.splits[split]) + 1
+           for key, split in (("trnid", "train"), ("valid", "val"), ("tstid", "test"))}
     savemat(made.root / "flowers-102" / "setid.mat", ids)
     savemat(made.root / "flowers-102" / "imagelabels.mat", {"labels": np.array(made.labels) + 1})
     return datasets.Flowers102.classes
@@ -127,7 +129,8 @@ def pets(made):
 def sun397(made):
     names = ["abbey", "church/indoor", "church/outdoor"]
     made.write("SUN397/ClassName.txt", "".join(f"/{name[0]}/{name}\n" for name in names))
-    for _, c, i in each(("all",), 10): made.paint(f"SUN397/{names[c][0]}/{names[c]}/sun_{'qwertzuiop'[i]}.jpg", c, "all")
+    for _, c, i in each(("all",), 10):
+        made.paint(f"SUN397/{names[c][0]}/{names[c]}/sun_{'qwertzuiop'[i]}.jpg", c, "all")
     return names
 
 
@@ -135,7 +138,8 @@ def things(*pairs):
     "A Pascal VOC annotation of (name, difficult); a person has a head, which is no object of its own."
     head = "<part><name>head</name></part>"
     return "<annotation><folder>VOC2007</folder>" + "".join(
-        f"<object><name>{name}</name><difficult>{hard}</difficult>{head}</object>" for name, hard in pairs) + "</annotation>"
+        f"<object><name>{name}</name><difficult>{hard}</difficult>{head}</object>"
+        for name, hard in pairs) + "</annotation>"
 
 
 def voc2007(made):
@@ -174,7 +178,8 @@ def cifar100(made):
                  "fine_labels", names)
 
 
-MADE = {f.__name__: f for f in (aircraft, caltech101, cars, cifar10, cifar100, dtd, flowers, food, pets, sun397, voc2007)}
+MADE = {f.__name__: f for f in (aircraft, caltech101, cars, cifar10, cifar100, dtd, flowers, food, pets, sun397,
+                                voc2007)}
 
 
 @pytest.fixture
@@ -234,7 +239,8 @@ def test_damaged_image(name, make):
     for i in (0, -1):  # one of train (or of either), one of test
         whole = made.files[i].read_bytes()
         made.files[i].write_bytes(whole[:len(whole) // 2])
-        with pytest.raises(DataError, match=f"{made.files[i].name}: cannot be read"): load_parts(name, 8, root=made.root)
+        with pytest.raises(DataError, match=f"{made.files[i].name}: cannot be read"):
+            load_parts(name, 8, root=made.root)
         made.files[i].unlink()
         if i == -1 and "all" in made.splits:  # no list says that there was one more
             with pytest.warns(UserWarning, match="29 images are there, 30"): load_parts(name, 8, root=made.root)
@@ -257,8 +263,8 @@ def test_missing(name, make):
 
 
 LISTS = {"aircraft": "data/variants.txt", "cars": "cars_test_annos_withlabels.mat", "dtd": "labels/test1.txt",
-         "flowers": "setid.mat", "food": "meta/train.json", "pets": "annotations/trainval.txt", "sun397": "ClassName.txt",
-         "voc2007": "ImageSets/Main/test.txt"}
+         "flowers": "setid.mat", "food": "meta/train.json", "pets": "annotations/trainval.txt",
+         "sun397": "ClassName.txt", "voc2007": "ImageSets/Main/test.txt"}
 
 
 @pytest.mark.parametrize("name", LISTS)
@@ -283,7 +289,8 @@ def test_changes_are_seen(make):
     lists.write_text(lists.read_text("utf-8").replace("Bombay_0 3", "Bombay_0 2"), "utf-8")
     after = load("pets", size=8, root=made.root)
     assert before.fingerprint != after.fingerprint and (before.labels != after.labels).sum() == 1
-    lists.write_text(lists.read_text("utf-8").replace("Abyssinian_1", "X").replace("Bombay_1", "Abyssinian_1").replace("X", "Bombay_1"), "utf-8")
+    lists.write_text(lists.read_text("utf-8").replace("Abyssinian_1", "X").replace("Bombay_1", "Abyssinian_1")
+                     .replace("X", "Bombay_1"), "utf-8")
     swapped = load("pets", size=8, root=made.root)  # the same files and the same labels, but not together
     assert swapped.labels.tolist() == after.labels.tolist() and swapped.fingerprint != after.fingerprint
     Image.new("RGB", (9, 9)).save(made.files[0])
@@ -321,9 +328,11 @@ def test_part_of_a_set_is_not_the_set(make, monkeypatch, tmp_path):
     made = make("food")
     with monkeypatch.context() as m:
         m.setitem(DOWNSTREAM, "food", DOWNSTREAM["food"]._replace(classes=101))
-        with pytest.raises(DataError, match="food/train does not have the 101 classes"): load_parts("food", 8, root=made.root)
+        with pytest.raises(DataError, match="food/train does not have the 101 classes"):
+            load_parts("food", 8, root=made.root)
     monkeypatch.setitem(DOWNSTREAM, "food", DOWNSTREAM["food"]._replace(images=101_000))
-    with pytest.warns(UserWarning, match="30 images are there, 101,000 were published"): load_parts("food", 8, root=made.root)
+    with pytest.warns(UserWarning, match="30 images are there, 101,000 were published"):
+        load_parts("food", 8, root=made.root)
     lists = made.root / "food-101" / "meta" / "test.json"
     lists.write_text(lists.read_text("utf-8").replace("waffles\":", "zebra\":"), "utf-8")
     with pytest.raises(DataError, match="food/test does not have"): load_parts("food", 8, root=made.root)
@@ -360,5 +369,7 @@ def test_cars_cannot_be_downloaded(tmp_path):
 
 
 def test_cifar100_here_is_a_part():
-    if not (ROOT / "data" / "cifar100-20c").exists() or (ROOT / "data" / "cifar-100-python").exists(): pytest.skip("run `make data`")
-    with pytest.raises(DataError, match="cifar100-20c is the name of the set of 20"): load_parts("cifar100", None, root=ROOT / "data")
+    if not (ROOT / "data" / "cifar100-20c").exists() or (ROOT / "data" / "cifar-100-python").exists():
+        pytest.skip("run `make data`")
+    with pytest.raises(DataError, match="cifar100-20c is the name of the set of 20"):
+        load_parts("cifar100", None, root=ROOT / "data")

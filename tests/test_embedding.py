@@ -1,4 +1,4 @@
-"Measures of embeddings against scipy's and scikit-learn's, and at their edges (their own checks: nbs/lib/10_embedding.ipynb)."
+"Measures of embeddings against scipy's and scikit-learn's, and at their edges (more: nbs/lib/10_embedding.ipynb)."
 import math
 import re
 
@@ -124,7 +124,8 @@ def test_maps_from_one_start_can_be_compared():
     assert (middle[0] - middle[2]).norm(dim=1).max() < gaps.min() / 2  # still where it was, without any turning
 
 
-@pytest.mark.parametrize("call, name", [(lambda e, f: overlap(e, f, 5), "y"), (procrustes, "y"), (cka, "y"), (tsne, "start")])
+@pytest.mark.parametrize("call, name", [(lambda e, f: overlap(e, f, 5), "y"), (procrustes, "y"), (cka, "y"),
+                                        (tsne, "start")])
 def test_what_cannot_be_compared_is_refused_by_name(call, name, x):
     nan, infinite = x.clone(), x.clone()
     nan[0, 0], infinite[:2, 1] = math.nan, math.inf

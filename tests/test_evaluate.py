@@ -1,4 +1,5 @@
-"Evaluations: to whom a stored result belongs, the papers' numbers, what cannot be evaluated (more: nbs/lib/17_evaluate.ipynb)."
+"""Evaluations: to whom a stored result belongs, the papers' numbers, what cannot be evaluated (more:
+nbs/lib/17_evaluate.ipynb)."""
 import dataclasses
 import math
 from functools import partial
@@ -239,7 +240,8 @@ X, Y = torch.randn(40, 6, generator=rng("x")), torch.arange(40) % 4
 
 
 @pytest.mark.parametrize("fn", [partial(evaluate.linear_probe, x_test=X), partial(evaluate.knn, x_test=X),
-                                partial(evaluate.linear_tuning, inputs=[X])], ids=["linear_probe", "knn", "linear_tuning"])
+                                partial(evaluate.linear_tuning, inputs=[X])],
+                         ids=["linear_probe", "knn", "linear_tuning"])
 @pytest.mark.parametrize("change, words", [
     (dict(x=X / 0), "NaN or infinity"), (dict(y=Y - 1), "10 samples have no label"),
     (dict(n_classes=3), "label 3: must be below"),

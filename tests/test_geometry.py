@@ -1,4 +1,5 @@
-"The geometry of predictions and of weights against scipy's minimiser, full matrices and closed forms (more: nbs/lib/19_geometry.ipynb)."
+"""The geometry of predictions and of weights against scipy's minimiser, full matrices and closed forms (more:
+nbs/lib/19_geometry.ipynb)."""
 import copy
 import math
 import os
@@ -31,7 +32,8 @@ def models(m=12, n=40, c=5, seed=0):
     g = rng(seed, "models")
     labels = torch.randint(c, (n,), generator=g)
     towards = torch.linspace(0, 6, m)[:, None, None] * F.one_hot(labels, c)
-    return (towards + torch.randn(m, n, c, generator=g).double() * torch.linspace(0.1, 4, m)[:, None, None]).softmax(2), labels
+    return (towards + torch.randn(m, n, c, generator=g).double()
+            * torch.linspace(0.1, 4, m)[:, None, None]).softmax(2), labels
 
 
 # Distances and maps
@@ -47,7 +49,8 @@ def test_distances_are_the_direct_ones_whatever_the_block(block, monkeypatch):
 
 def with_ends(m=12, n=40, c=5):
     p, labels = models(m, n, c)
-    return torch.cat([p, geodesic(labels, c, [0, 1]), F.one_hot((labels + 1) % c, c).double()[None]])  # P₀, P*, all wrong
+    # P₀, P*, all wrong
+    return torch.cat([p, geodesic(labels, c, [0, 1]), F.one_hot((labels + 1) % c, c).double()[None]])
 
 
 @pytest.mark.parametrize("c", [2, 5, 20])
@@ -112,9 +115,11 @@ print(time.process_time() - start, peak() - before, len(found.eigenvalues))
 
 @pytest.mark.slow
 def test_400_models_of_2500_images_take_less_than_10_seconds_of_two_cores_and_1_gib():
-    done = subprocess.run([sys.executable, "-c", FULL_SIZE], capture_output=True, encoding="utf-8", env=os.environ.copy())
+    done = subprocess.run([sys.executable, "-c", FULL_SIZE], capture_output=True, encoding="utf-8",
+                          env=os.environ.copy())
     seconds, gib, axes = map(float, done.stdout.split())
-    assert seconds < 20 and gib < 0.5 and axes == 399  # of processor time; beyond what Python, torch and p need (0.8 GiB)
+    # of processor time; beyond what Python, torch and p need (0.8 GiB)
+    assert seconds < 20 and gib < 0.5 and axes == 399
 
 
 # Progress
@@ -174,7 +179,8 @@ def test_progress_does_not_depend_on_the_order_of_images_or_names_of_classes():
     p, labels = models()
     order, names = torch.randperm(40, generator=rng(1)), torch.randperm(5, generator=rng(2))
     torch.testing.assert_close(progress(p[:, order], labels[order]), progress(p, labels), atol=1e-12, rtol=0)
-    torch.testing.assert_close(progress(p[:, :, names], names.argsort()[labels]), progress(p, labels), atol=1e-12, rtol=0)
+    torch.testing.assert_close(progress(p[:, :, names], names.argsort()[labels]), progress(p, labels),
+                               atol=1e-12, rtol=0)
 
 
 def with_row(row):
@@ -186,15 +192,18 @@ def with_row(row):
 @pytest.mark.parametrize("p, words", [
     (with_row([0.5, 0.5, 0.5, 0, 0]), r"1 rows of probs are no probabilities, the first is model 2, image 7 \(sum 1.5"),
     (with_row([1.2, -0.2, 0, 0, 0]), r"model 2, image 7 .*least -0.2"), (with_row([math.nan] * 5), "model 2, image 7"),
-    (with_row([math.inf, 0, 0, 0, 0]), "model 2, image 7"), (torch.ones(3, 0, 5), r"probs is \(3, 0, 5\): must be M×N×C"),
-    (torch.ones(0, 3, 5), r"probs is \(0, 3, 5\)"), (torch.ones(3, 5) / 5, "must be M×N×C"), (torch.ones(2, 3, 1), "two classes")])
+    (with_row([math.inf, 0, 0, 0, 0]), "model 2, image 7"),
+    (torch.ones(3, 0, 5), r"probs is \(3, 0, 5\): must be M×N×C"),
+    (torch.ones(0, 3, 5), r"probs is \(0, 3, 5\)"), (torch.ones(3, 5) / 5, "must be M×N×C"),
+    (torch.ones(2, 3, 1), "two classes")])
 def test_rows_that_are_no_probabilities(p, words):
     for call in (inpca, lambda p: progress(p, torch.zeros(40).long()), lambda p: distances(p, p)):
         with pytest.raises(SettingError, match=words): call(p)
 
 
 @pytest.mark.parametrize("labels, words", [
-    (torch.tensor([0] * 39 + [5]), r"labels\[39\] is 5: the classes are 0 to 4"), (torch.full((40,), -1), r"labels\[0\] is -1"),
+    (torch.tensor([0] * 39 + [5]), r"labels\[39\] is 5: the classes are 0 to 4"),
+    (torch.full((40,), -1), r"labels\[0\] is -1"),
     (torch.zeros(39).long(), "40 images, but there are 39 labels"), (torch.zeros(40), "must be N integers"),
     (torch.zeros(0).long(), "at least one")])
 def test_labels_that_do_not_fit(labels, words):
@@ -220,7 +229,8 @@ def images():
 def net():
     "A convolution, BatchNorm with statistics that are not 0 and 1, a linear layer."
     torch.manual_seed(0)
-    net = nn.Sequential(nn.AvgPool2d(4), nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(100, 10))
+    net = nn.Sequential(nn.AvgPool2d(4), nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(inplace=True), nn.Flatten(),
+                        nn.Linear(100, 10))
     with torch.no_grad(): net.train()(torch.rand(50, 1, 28, 28))
     return net.eval()
 
@@ -281,7 +291,8 @@ def test_the_model_is_left_as_it_was(net, images, training):
     for recalibrate in (False, True): loss_surface(net, images, directions, torch.linspace(-1, 1, 3), recalibrate)
     Hessian(net, images) @ torch.ones(sum(p.numel() for p in net.parameters()))
     assert all(m.training == training for m in net.modules()) and [p.requires_grad for p in net.parameters()] == flags
-    assert all(before[k].equal(t) for k, t in net.state_dict().items()) and all(p.grad is None for p in net.parameters())
+    assert (all(before[k].equal(t) for k, t in net.state_dict().items())
+            and all(p.grad is None for p in net.parameters()))
 
 
 def n_kept():
@@ -296,8 +307,9 @@ def test_a_surface_is_remembered_until_something_changes(net, images, monkeypatc
     assert loss_surface(copy.deepcopy(net), images, [d1], grid).equal(first) and n_kept() == 1
     with_other_slope = copy.deepcopy(net)
     with_other_slope[3] = nn.LeakyReLU()
-    for changed in ((moved(net, (0.1, d2)), images, [d1], grid), (net, images[:50], [d1], grid), (net, images, [d2], grid),
-                    (net, images, [d1], 2 * grid), (net, images, [d1], grid, True), (with_other_slope, images, [d1], grid)):
+    for changed in ((moved(net, (0.1, d2)), images, [d1], grid), (net, images[:50], [d1], grid),
+                    (net, images, [d2], grid), (net, images, [d1], 2 * grid), (net, images, [d1], grid, True),
+                    (with_other_slope, images, [d1], grid)):
         assert not loss_surface(*changed).equal(first)
     assert n_kept() == 7
     monkeypatch.setattr(geometry, "_loss", lambda *about: about[1]["5.bias"].sum())
@@ -386,10 +398,12 @@ def test_flatness_is_its_parts_and_remembered(net, images):
     found = flatness(net, images, 0.5, 4, seed=3)
     directions = filter_directions(net, 4, rng(3, "directions"))
     torch.testing.assert_close(torch.tensor(found["rise"]), loss_rise(net, images, directions, 0.5))
-    torch.testing.assert_close(torch.tensor(found["recalibrated"]), loss_rise(net, images, directions, 0.5, recalibrate=True))
+    torch.testing.assert_close(torch.tensor(found["recalibrated"]),
+                               loss_rise(net, images, directions, 0.5, recalibrate=True))
     assert len(found["trace"]) == 4 and found["eigenvalue"] > 0
     assert flatness(copy.deepcopy(net), images, 0.5, 4, seed=3) == found and n_kept() == 1
-    for changed in ((net, images[:50], 0.5, 4, 3), (net, images, 0.4, 4, 3), (net, images, 0.5, 3, 3), (net, images, 0.5, 4, 2)):
+    for changed in ((net, images[:50], 0.5, 4, 3), (net, images, 0.4, 4, 3), (net, images, 0.5, 3, 3),
+                    (net, images, 0.5, 4, 2)):
         assert flatness(*changed) != found
     assert n_kept() == 5
 
@@ -399,7 +413,8 @@ def test_flatness_is_its_parts_and_remembered(net, images):
 @pytest.fixture
 def vit():
     torch.manual_seed(0)
-    return nn.Sequential(ViT(Normalize(torch.tensor([0.2]), torch.tensor([0.4])), 1, 28, 7, 16, 2, 2), nn.Linear(16, 10))
+    return nn.Sequential(ViT(Normalize(torch.tensor([0.2]), torch.tensor([0.4])), 1, 28, 7, 16, 2, 2),
+                         nn.Linear(16, 10))
 
 
 @pytest.mark.parametrize("gradients", [torch.enable_grad, torch.no_grad])
@@ -411,7 +426,8 @@ def test_a_transformer_is_differentiated_twice(vit, images, gradients):
         other = copy.deepcopy(vit).double()
         flat = torch.nn.utils.parameters_to_vector(other.parameters()) + step * v.double()
         torch.nn.utils.vector_to_parameters(flat, other.parameters())
-        with sdpa_kernel(SDPBackend.MATH): value = F.cross_entropy(other(to_float(images.pixels).double()), images.labels)
+        with sdpa_kernel(SDPBackend.MATH):
+            value = F.cross_entropy(other(to_float(images.pixels).double()), images.labels)
         return torch.cat([g.flatten() for g in torch.autograd.grad(value, [*other.parameters()])])
     expected = (slope(1e-5) - slope(-1e-5)) / 2e-5
     torch.testing.assert_close(found.double(), expected, atol=1e-4 * expected.norm().item(), rtol=1e-3)
@@ -451,7 +467,8 @@ def test_parts_follow_the_memory_of_the_models_device(net, images, recalibrate, 
     (lambda net, i, d: loss_rise(net, i, [d], math.inf), "radius = inf: must be above 0"),
     (lambda net, i, d: loss_rise(net, i, [], 1), "no directions"),
     (lambda net, i, d: loss_surface(net, i, [], torch.zeros(1)), "no directions"),
-    (lambda net, i, d: loss_surface(net, i, [d], torch.tensor([0, math.nan])), r"grid = \[0.0, nan\]: must be a list of numbers"),
+    (lambda net, i, d: loss_surface(net, i, [d], torch.tensor([0, math.nan])),
+     r"grid = \[0.0, nan\]: must be a list of numbers"),
     (lambda net, i, d: loss_surface(net, i, [d], torch.zeros(0)), r"grid = \[\]"),
     (lambda net, i, d: filter_directions(net, 1.5, rng(0)), "n = 1.5: must be at least 1, and a whole number"),
     (lambda net, i, d: top_eigenvalue(torch.eye(3), rng(0), steps=0), "steps = 0: must be at least 1"),
@@ -466,5 +483,6 @@ def test_settings_out_of_range(net, images, call, words):
 
 
 def test_what_is_stored_names_its_versions():
-    everything = (distances, geodesic, progress, inpca, filter_directions, loss_surface, loss_rise, Hessian, top_eigenvalue, trace)
+    everything = (distances, geodesic, progress, inpca, filter_directions, loss_surface, loss_rise, Hessian,
+                  top_eigenvalue, trace)
     assert {f"geometry.{what.__name__}" for what in everything} <= {*behaviour_of(flatness, *everything)}

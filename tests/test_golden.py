@@ -1,7 +1,8 @@
 """A change of behaviour is never silent: golden numbers of everything that has a version (`sslnb.behaviour`).
 
-Where these fail, either a change was not meant to change results: mend it. Or it was: raise the `@version` of what behaves in
-another way, and write the numbers again with `python tests/test_golden.py`. Float32, one thread, so that rounding is the same.
+Where these fail, either a change was not meant to change results: mend it. Or it was: raise the `@version` of what
+behaves in another way, and write the numbers again with `python tests/test_golden.py`. Float32, one thread, so that
+rounding is the same.
 """
 import importlib
 import json
@@ -46,7 +47,8 @@ def encoder(name="tiny"):
     net = models.encoder(name, images()).eval()
     with torch.no_grad():
         for i, p in enumerate(net.parameters()):
-            p.copy_(normal(*p.shape, seed=i) * (2 / p[0].numel()) ** 0.5 if p.ndim > 1 else 1 + 0.1 * normal(*p.shape, seed=i))
+            p.copy_(normal(*p.shape, seed=i) * (2 / p[0].numel()) ** 0.5 if p.ndim > 1 else
+                    1 + 0.1 * normal(*p.shape, seed=i))
     return net
 
 
@@ -77,7 +79,8 @@ METHOD_OPTIONS = {
 
 
 def trained(method):
-    config = TrainConfig(**dict(method=method, steps=4, batch_size=32, lr=0.01, encoder="tiny", precision="fp32") | METHOD_OPTIONS[method])
+    config = TrainConfig(**dict(method=method, steps=4, batch_size=32, lr=0.01, encoder="tiny", precision="fp32")
+                         | METHOD_OPTIONS[method])
     config, some = resolve(config, CPU, images())
     training = Training(config, some, CPU)
     for _ in range(4): training.take_step()
@@ -98,7 +101,8 @@ def views():
 def draws():
     labels = torch.arange(60) % 7
     few = evaluate.few_labels(images(), 0.3, seed=1)
-    return [*data.stratified(labels, 10, 3).tolist(), *evaluate.hold_out(labels, 0.1, 0)[1].tolist(), *few.labels[:8].tolist()]
+    return [*data.stratified(labels, 10, 3).tolist(), *evaluate.hold_out(labels, 0.1, 0)[1].tolist(),
+            *few.labels[:8].tolist()]
 
 
 ENCODERS = ("tiny", "resnet18", "small-alexnet-sobel", "vit_tiny")
@@ -132,7 +136,8 @@ def patches():
     cut, (shown, masked) = vit.patchify(x, 4), vit.random_mask(4, 64, 0.75, rng("mask"))
     kept = vit.put(cut, masked, torch.zeros_like(vit.pick(cut, masked)))
     loss = vit.masked_mse(normal(4, masked.shape[1], 48), cut, masked, normalize=True)
-    return [*summary(vit.unpatchify(kept, 4)), *summary(vit.sincos(4, 8)), *summary(shown), *summary(vit.patch_mean_std(cut)[1]), loss]
+    return [*summary(vit.unpatchify(kept, 4)), *summary(vit.sincos(4, 8)), *summary(shown),
+            *summary(vit.patch_mean_std(cut)[1]), loss]
 
 
 @case(vit.MLPDecoder)
@@ -147,8 +152,8 @@ def mlp_decoder():
 @case(losses.nt_xent, losses.sup_con, losses.nt_xent_as_published, losses.sup_con_as_published)
 def all_losses():
     z, y = normal(12, 5), torch.tensor([0, 1, 2, 0, 1, 2])
-    return [losses.nt_xent(*z.chunk(2), 0.2), losses.sup_con(z, y, 0.1), losses.nt_xent_as_published(z[:6].abs(), z[6:].abs(), 0.2),
-            losses.sup_con_as_published(z, y, 0.1)]
+    return [losses.nt_xent(*z.chunk(2), 0.2), losses.sup_con(z, y, 0.1),
+            losses.nt_xent_as_published(z[:6].abs(), z[6:].abs(), 0.2), losses.sup_con_as_published(z, y, 0.1)]
 
 
 # Evaluation
@@ -170,7 +175,8 @@ def probes():
 
 @case(evaluate.evaluate_classifier, evaluate.raw_pixels)
 def classifiers():
-    return [*evaluate.evaluate_classifier(classifier(), images()).metrics.values(), *summary(evaluate.raw_pixels(images(4)))]
+    return [*evaluate.evaluate_classifier(classifier(), images()).metrics.values(),
+            *summary(evaluate.raw_pixels(images(4)))]
 
 
 @case(evaluate.logistic_score, logistic.logistic_probe, logistic.fit, logistic.accuracy, logistic.mean_per_class)
@@ -190,8 +196,8 @@ def many_labels():
             *logistic.average_precision_11(found.scores, y[200:])]
 
 
-@case(evaluate.cluster_accuracy, evaluate._on_sphere, clustering.kmeans, clustering.pca, clustering.on_sphere, clustering.nmi,
-      clustering.hungarian, clustering.purity, clustering.balanced_order, clustering.health)
+@case(evaluate.cluster_accuracy, evaluate._on_sphere, clustering.kmeans, clustering.pca, clustering.on_sphere,
+      clustering.nmi, clustering.hungarian, clustering.purity, clustering.balanced_order, clustering.health)
 def clusters():
     x, y = cloud()
     found = clustering.kmeans(x, 5, generator=rng("k"))
@@ -206,8 +212,8 @@ def embeddings():
     x, y = cloud(60)
     other = x + normal(60, 12, seed=2)
     near = embedding.neighbours(x, x, 5, torch.arange(60))
-    return [embedding.same_class(near, y, y), embedding.overlap(x, other, 5), embedding.procrustes(x, other), embedding.cka(x, other),
-            embedding.channel_deviation(x), embedding.effective_rank(x)]
+    return [embedding.same_class(near, y, y), embedding.overlap(x, other, 5), embedding.procrustes(x, other),
+            embedding.cka(x, other), embedding.channel_deviation(x), embedding.effective_rank(x)]
 
 
 @case(embedding.tsne)
@@ -226,7 +232,8 @@ def attacked():
     x, y = some.pixels / 255, some.labels
     found = attacks.under_attack(net, some, eps, attacks.fgsm)
     moved = [attacks.fgsm(net, x, y, eps), attacks.fgsm_normalized(net, x, y, eps, torch.tensor([0.2, 0.3, 0.4])),
-             attacks.noise(x, eps, rng("noise")), attacks.pgd(net, x, y, eps, 0.01, 3, restarts=2, generator=rng("pgd"))]
+             attacks.noise(x, eps, rng("noise")),
+             attacks.pgd(net, x, y, eps, 0.01, 3, restarts=2, generator=rng("pgd"))]
     return [*found.accuracy(), *summary(found.confidence), *(n for m in moved for n in summary(m))]
 
 
@@ -238,12 +245,13 @@ def ways():
             *geometry.progress(probs, y), *found.eigenvalues, *found.coordinates.abs()[0]]
 
 
-@case(geometry.filter_directions, geometry.loss_surface, geometry.loss_rise, geometry.Hessian, geometry.top_eigenvalue, geometry.trace,
-      geometry.flatness)
+@case(geometry.filter_directions, geometry.loss_surface, geometry.loss_rise, geometry.Hessian,
+      geometry.top_eigenvalue, geometry.trace, geometry.flatness)
 def landscape():
     net, some = classifier(), images(32)
     directions = geometry.filter_directions(net, 2, rng("d"))
-    surface = [geometry._losses(net, some, directions, torch.tensor([[0.0, 0.0], [0.3, -0.2]]), r) for r in (False, True)]
+    surface = [geometry._losses(net, some, directions, torch.tensor([[0.0, 0.0], [0.3, -0.2]]), r)
+               for r in (False, True)]
     hessian = geometry.Hessian(net, some)
     return [*surface[0], *surface[1], *geometry.loss_rise(net, some, directions, 0.3),
             geometry.top_eigenvalue(hessian, rng("e")), *geometry.trace(hessian, 2, rng("t"))]
@@ -273,11 +281,13 @@ def found(name):
 @pytest.mark.parametrize("name", [*METHODS, *CASES])
 def test_results_are_those_of_their_version(name):
     now, then = found(name), golden().get(name)
-    raised = "a version was raised, or a part is new: write the golden numbers again (python tests/test_golden.py), and say why in the commit"
+    raised = ("a version was raised, or a part is new: write the golden numbers again (python tests/test_golden.py), "
+              "and say why in the commit")
     assert then and now["behaviour"] == then["behaviour"], raised
-    same = "the results differ though no version was raised: mend the code, or raise the @version of what behaves in another way"
-    torch.testing.assert_close(torch.tensor(now["numbers"]), torch.tensor(then["numbers"]), rtol=2e-3, atol=1e-5, equal_nan=True,
-                               msg=lambda m: f"{name}: {same}\n{m}")
+    same = ("the results differ though no version was raised: mend the code, "
+            "or raise the @version of what behaves in another way")
+    torch.testing.assert_close(torch.tensor(now["numbers"]), torch.tensor(then["numbers"]), rtol=2e-3, atol=1e-5,
+                               equal_nan=True, msg=lambda m: f"{name}: {same}\n{m}")
 
 
 def versioned():
@@ -287,7 +297,8 @@ def versioned():
         if module.name.startswith("_"): continue
         members = vars(importlib.import_module(f"sslnb.{module.name}"))
         names |= {f"{module.name}.{v.__qualname__}" for v in members.values()
-                  if isinstance(getattr(v, "__dict__", {}).get("version"), int) and v.__module__ == f"sslnb.{module.name}"}
+                  if isinstance(getattr(v, "__dict__", {}).get("version"), int)
+                  and v.__module__ == f"sslnb.{module.name}"}
     return names
 
 

@@ -1,5 +1,5 @@
-"""Everything that computes on a GPU: do all tensors meet on one device? On a machine with a GPU these tests run there; on
-others on a pretended one (`pretended_gpu`), which stops where CUDA would."""
+"""Everything that computes on a GPU: do all tensors meet on one device? On a machine with a GPU these tests run there;
+on others on a pretended one (`pretended_gpu`), which stops where CUDA would."""
 from unittest import mock
 
 import pytest
@@ -44,11 +44,14 @@ def classifier(device, name="tiny"):
 
 @pytest.mark.skipif(REAL, reason="a real GPU stops by itself")
 @pytest.mark.parametrize("meet", [
-    lambda x, y: x + y, lambda x, y: y * x, lambda x, y: torch.cat([x, y]), lambda x, y: x @ y.T, lambda x, y: y[x.argmax(1)],
-    lambda x, y: x.__setitem__(0, y[0]), lambda x, y: torch.nn.functional.linear(x, y), lambda x, y: torch.stack([x[0], y[0]]),
+    lambda x, y: x + y, lambda x, y: y * x, lambda x, y: torch.cat([x, y]), lambda x, y: x @ y.T,
+    lambda x, y: y[x.argmax(1)],
+    lambda x, y: x.__setitem__(0, y[0]), lambda x, y: torch.nn.functional.linear(x, y),
+    lambda x, y: torch.stack([x[0], y[0]]),
     lambda x, y: torch.rand(2, generator=rng("a"), device="cuda"),
     lambda x, y: torch.randperm(2, generator=rng("a", device="cuda")),
-    lambda x, y: torch.where(x > 0, x, y), lambda x, y: torch.eye(3, device="cuda") @ y.T, lambda x, y: torch.nn.Linear(3, 2)(x),
+    lambda x, y: torch.where(x > 0, x, y), lambda x, y: torch.eye(3, device="cuda") @ y.T,
+    lambda x, y: torch.nn.Linear(3, 2)(x),
 ])
 def test_what_meets_on_two_devices_stops(gpu, meet):
     x, y = torch.rand(3, 3).to(gpu), torch.rand(3, 3)
@@ -65,7 +68,8 @@ def test_no_numpy_from_a_gpu(gpu):
 def test_what_may_meet(gpu):
     x = torch.rand(3, 3, device=gpu)
     for t in (x * torch.tensor(2.0), x[torch.tensor([0, 2])], torch.rand(2, generator=rng("a", device=gpu), device=gpu),
-              x.new_zeros(2), torch.zeros_like(x), torch.tensor([1.0], device=gpu), torch.ones(2).to(x), x.copy_(torch.ones(3, 3))):
+              x.new_zeros(2), torch.zeros_like(x), torch.tensor([1.0], device=gpu), torch.ones(2).to(x),
+              x.copy_(torch.ones(3, 3))):
         assert t.is_cuda and t.device.type == "cuda"
     for t in (x.cpu(), torch.zeros_like(x, device="cpu"), x.to("cpu"), torch.ones(2)):
         assert not t.is_cuda and t.device.type == "cpu"
@@ -76,14 +80,16 @@ def test_what_may_meet(gpu):
 # -- training
 
 METHODS = [("simclr", {"hidden": 8, "out": 4}), ("supcon", {"hidden": 8, "out": 4}), ("rotnet", {}),
-           ("deepcluster", {"clusters": 4, "components": 4}), ("mae", {}), ("mae", {"decoder": "transformer", "norm_pix": True}),
+           ("deepcluster", {"clusters": 4, "components": 4}), ("mae", {}),
+           ("mae", {"decoder": "transformer", "norm_pix": True}),
            ("simsiam", {"hidden": 8, "out": 4, "bottleneck": 4}), ("supce", {})]
-METHODS += [("simclic", {"perturbation": p, "hidden": 8, "out": 4, "bottleneck": 4}) for p in ("history", "dropout", "noise")]
+METHODS += [("simclic", {"perturbation": p, "hidden": 8, "out": 4, "bottleneck": 4})
+            for p in ("history", "dropout", "noise")]
 
 
 def training(method, options, device, **settings):
-    config = TrainConfig(method=method, steps=5, batch_size=16, lr=1e-3, encoder="vit_tiny" if method == "mae" else "tiny",
-                         options=options, **settings)
+    config = TrainConfig(method=method, steps=5, batch_size=16, lr=1e-3,
+                         encoder="vit_tiny" if method == "mae" else "tiny", options=options, **settings)
     with mock.patch("sslnb.train._behaviour", lambda *_: {}):  # reads the source of all code, that of the pretence, too
         config, images = resolve(config, device, some_images())
     return Training(config, images, device)

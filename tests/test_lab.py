@@ -42,13 +42,14 @@ def lab(chromium, tmp_path_factory):
     home = tmp_path_factory.mktemp("lab")
     settings = home / "settings" / "@jupyterlab" / "apputils-extension"
     settings.mkdir(parents=True)
-    (settings / "notification.jupyterlab-settings").write_text('{"fetchNews": "false", "checkForUpdates": false}', "utf-8")
-    own = {"JUPYTER_CONFIG_DIR": "config", "JUPYTER_DATA_DIR": "data", "JUPYTER_RUNTIME_DIR": "runtime", "IPYTHONDIR": "ipython",
-           "JUPYTERLAB_SETTINGS_DIR": "settings", "JUPYTERLAB_WORKSPACES_DIR": "workspaces",
+    (settings / "notification.jupyterlab-settings").write_text(
+        '{"fetchNews": "false", "checkForUpdates": false}', "utf-8")
+    own = {"JUPYTER_CONFIG_DIR": "config", "JUPYTER_DATA_DIR": "data", "JUPYTER_RUNTIME_DIR": "runtime",
+           "IPYTHONDIR": "ipython", "JUPYTERLAB_SETTINGS_DIR": "settings", "JUPYTERLAB_WORKSPACES_DIR": "workspaces",
            "SSLNB_STORE": "runs", "SSLNB_REPORTS": "reports"}
     token = secrets.token_hex()
-    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--expose-app-in-browser", "--port=0",
-               f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={home}"]
+    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--expose-app-in-browser",
+               "--port=0", f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={home}"]
     with (home / "log").open("w", encoding="utf-8") as log:
         server = subprocess.Popen(command, stdout=log, stderr=log, cwd=home,
                                   env=os.environ | {k: str(home / v) for k, v in own.items()})
@@ -119,7 +120,8 @@ def test_run_all_in_jupyterlab(name, open_notebook, lab):
     assert 0 < drawn <= images.count()
     for image in images.all():
         image.scroll_into_view_if_needed()
-        page.wait_for_function("i => i.complete && i.naturalWidth > 0 && i.checkVisibility()", arg=image.element_handle())
+        page.wait_for_function("i => i.complete && i.naturalWidth > 0 && i.checkVisibility()",
+                               arg=image.element_handle())
     assert page.locator(".jp-mod-error, [data-mime-type$='error'], [data-mime-type$='stderr']").count() == 0
     if any("ipywidgets.interact" in c.source for c in code): assert page.locator(".widget-slider").count()
     assert list((home / "reports" / "records").glob("*.csv"))

@@ -19,9 +19,11 @@ limit = int(sys.argv[2]) * 2**20
 resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))  # what the process may allocate; mapped files do not count
 pixels = data._tensor(np.load(sys.argv[1], mmap_mode="r"))
 images = data.Images(pixels, torch.arange(len(pixels)) % 100, tuple(map(str, range(100))), "made/train")
-data.Images.mean_std = lambda self: (torch.full((3,), 0.5), torch.full((3,), 0.3))  # reads all of the file: see the other test
-data.Images.fingerprint = property(lambda self: "0" * 16)  # likewise
-config = TrainConfig(dataset="made", method=sys.argv[3], encoder=sys.argv[4], steps=3, batch_size=int(sys.argv[5]), lr=1e-4)
+# what reads all of the file: see the other test
+data.Images.mean_std = lambda self: (torch.full((3,), 0.5), torch.full((3,), 0.3))
+data.Images.fingerprint = property(lambda self: "0" * 16)
+config = TrainConfig(dataset="made", method=sys.argv[3], encoder=sys.argv[4], steps=3,
+                     batch_size=int(sys.argv[5]), lr=1e-4)
 before = anonymous()
 training = Training(*resolve(config, torch.device("cpu"), images), torch.device("cpu"))
 for _ in range(3): training.take_step()

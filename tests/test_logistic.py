@@ -184,7 +184,8 @@ def test_probe_chooses_on_validation_and_refits():
 
 @pytest.mark.parametrize("words, change", [
     ("C = \\[-1\\]", dict(Cs=[1, -1])), ("C = \\[nan\\]", dict(Cs=[float("nan")])), ("at least one", dict(Cs=[])),
-    ("2 samples have no label", dict(y=torch.tensor([0, 1, -1, -1]))), ("all labels are 1", dict(y=torch.ones(4).long())),
+    ("2 samples have no label", dict(y=torch.tensor([0, 1, -1, -1]))),
+    ("all labels are 1", dict(y=torch.ones(4).long())),
     ("NaN or infinity", dict(x=torch.full((4, 2), torch.nan))), ("must be N×D and N", dict(x=torch.ones(5, 2))),
     ("below n_classes = 2", dict(n_classes=2))])
 def test_bad_input_is_named(words, change):
@@ -196,7 +197,8 @@ def labelled():
     "Five labels that depend on 12 features, some samples left out for one or all of them."
     g = torch.Generator().manual_seed(4)
     x = torch.randn(600, 12, generator=g)
-    y = (x @ torch.randn(12, 5, generator=g) + 2 * torch.randn(600, 5, generator=g) > torch.tensor([0, 1, -2, 3, 4])).long()
+    y = (x @ torch.randn(12, 5, generator=g) + 2 * torch.randn(600, 5, generator=g)
+         > torch.tensor([0, 1, -2, 3, 4])).long()
     y[torch.rand(600, 5, generator=g) < 0.1] = -1
     y[7] = -1
     return x, y
@@ -209,7 +211,8 @@ def test_labels_as_scikit_learn_of_two_classes():
     for r in range(0, 45, 4):
         for label in range(5):
             use = y[:, label] >= 0
-            model = LogisticRegression(C=ALL[r], tol=1e-9, max_iter=3000).fit(x[use].double().numpy(), y[use, label].numpy())
+            model = LogisticRegression(C=ALL[r], tol=1e-9, max_iter=3000).fit(x[use].double().numpy(),
+                                                                              y[use, label].numpy())
             w, b = torch.from_numpy(model.coef_[0]), torch.from_numpy(model.intercept_)
             loss = F.binary_cross_entropy_with_logits(x[use].double() @ w + b, y[use, label].double(), reduction="sum")
             theirs = ALL[r] * loss + w.square().sum() / 2
@@ -226,7 +229,8 @@ def test_left_out_samples_do_not_count():
 def test_average_precision_as_scikit_learns():
     g = torch.Generator().manual_seed(5)
     y = torch.randint(-1, 2, (200, 4), generator=g)
-    for scores in (torch.randn(200, 4, generator=g), torch.randint(3, (200, 4), generator=g).float(), torch.zeros(200, 4)):
+    for scores in (torch.randn(200, 4, generator=g), torch.randint(3, (200, 4), generator=g).float(),
+                   torch.zeros(200, 4)):
         expected = [average_precision_score(y[y[:, c] >= 0, c], scores[y[:, c] >= 0, c]) for c in range(4)]
         torch.testing.assert_close(average_precision(scores, y), torch.tensor(expected, dtype=torch.float64))
 
@@ -293,6 +297,7 @@ def test_labels_that_cannot_be_learnt_are_named():
     none[:, 3] = 0
     with pytest.raises(SettingError, match=r"validation: labels \[3\] have no positive"): labels_probe(x, y, x, none, x)
     with pytest.raises(SettingError, match=r"training: labels \[3\] have no positive"): fit_labels(x, none, [1.0])
-    with pytest.raises(SettingError, match=r"training: labels \[0, 1, 2, 3, 4\] have no negative"): fit_labels(x, y * 0 + 1, [1.0])
+    with pytest.raises(SettingError, match=r"training: labels \[0, 1, 2, 3, 4\] have no negative"):
+        fit_labels(x, y * 0 + 1, [1.0])
     with pytest.raises(SettingError, match="each 1, 0 or −1"): fit_labels(x, y + 1, [1.0])
     with pytest.raises(SettingError, match="must be N×L"): fit_labels(x, y[:, 0], [1.0])

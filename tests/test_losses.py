@@ -77,16 +77,20 @@ def test_the_misprinted_loss_has_one_push_for_all_negatives_and_no_value_below_z
 
 @pytest.mark.parametrize("z, labels, temperature, words", [
     (torch.ones(6, 4), torch.zeros(4), 0.1, r"z is \(6, 4\), labels \(4,\): must be V·N×D"),
-    (torch.ones(6, 4), torch.zeros(0), 0.1, r"labels \(0,\)"), (torch.ones(6, 4), torch.zeros(3, 2), 0.1, r"labels \(3, 2\)"),
-    (torch.ones(3, 2, 4), torch.zeros(2), 0.1, r"z is \(3, 2, 4\)"), (torch.ones(1, 4), torch.zeros(1), 0.1, "at least 2 rows"),
-    (torch.ones(6, 4), torch.zeros(3), 0, "temperature = 0"), (torch.ones(6, 4), torch.zeros(3), -1.0, "temperature = -1.0"),
+    (torch.ones(6, 4), torch.zeros(0), 0.1, r"labels \(0,\)"),
+    (torch.ones(6, 4), torch.zeros(3, 2), 0.1, r"labels \(3, 2\)"),
+    (torch.ones(3, 2, 4), torch.zeros(2), 0.1, r"z is \(3, 2, 4\)"),
+    (torch.ones(1, 4), torch.zeros(1), 0.1, "at least 2 rows"),
+    (torch.ones(6, 4), torch.zeros(3), 0, "temperature = 0"),
+    (torch.ones(6, 4), torch.zeros(3), -1.0, "temperature = -1.0"),
     (torch.ones(6, 4), torch.zeros(3), float("nan"), "temperature = nan")])
 def test_what_sup_con_refuses(z, labels, temperature, words):
     for loss in (sup_con, sup_con_as_published):
         with pytest.raises(SettingError, match=words): loss(z, labels.long(), temperature)
 
 
-@pytest.mark.parametrize("loss", [lambda z: nt_xent(*z.chunk(2), 0.07), lambda z: sup_con(z, torch.arange(16) % 3, 0.07)])
+@pytest.mark.parametrize("loss", [lambda z: nt_xent(*z.chunk(2), 0.07),
+                                  lambda z: sup_con(z, torch.arange(16) % 3, 0.07)])
 def test_bf16_around_a_loss_does_not_reach_its_similarities(loss):
     z = (1 + 0.01 * torch.randn(32, 16, generator=torch.Generator().manual_seed(0))).requires_grad_()  # cosines near 1
     plain = loss(z)

@@ -34,20 +34,24 @@ def test_runs_at_smoke_scale_and_leaves_nothing_untidy(path, execute, browser_pa
 
 
 def test_papermill_runs_one_with_other_parameters(tmp_path):
-    done = from_command_line(STUDY[1], tmp_path / "out.ipynb", "-p", "scale", "smoke", "-y", "fractions: [0.5]\nepochs: [1]\nbaseline_epochs: [1]")
+    done = from_command_line(STUDY[1], tmp_path / "out.ipynb", "-p", "scale", "smoke", "-y",
+                             "fractions: [0.5]\nepochs: [1]\nbaseline_epochs: [1]")
     assert done.returncode == 0, done.stderr
     nb, found = nbformat.read(tmp_path / "out.ipynb", 4), records(every=True)
-    assert "widgets" not in nb.metadata and not [o for c in nb.cells for o in c.get("outputs", []) if o.get("name") == "stderr"]
+    assert ("widgets" not in nb.metadata
+            and not [o for c in nb.cells for o in c.get("outputs", []) if o.get("name") == "stderr"])
     assert set(found.parameters) == {'{"baseline_epochs":[1],"epochs":[1],"fractions":[0.5]}'}
 
 
 def test_a_wrong_parameter_is_an_error_that_names_it(tmp_path):
-    done = from_command_line(STUDY[0], tmp_path / "out.ipynb", "-p", "step", "3")  # nbs/lib/23_study.ipynb tries many more
+    # nbs/lib/23_study.ipynb tries many more
+    done = from_command_line(STUDY[0], tmp_path / "out.ipynb", "-p", "step", "3")
     assert done.returncode != 0 and "SettingError" in done.stderr and "no parameter is called step" in done.stderr
 
 
 def test_transfer_between_sets_with_other_numbers_of_classes_is_refused(tmp_path):
-    done = from_command_line(ROOT / "nbs" / "03_transfer.ipynb", tmp_path / "out.ipynb", "-p", "scale", "smoke", "-p", "counterpart", "shapes-20")
+    done = from_command_line(ROOT / "nbs" / "03_transfer.ipynb", tmp_path / "out.ipynb", "-p", "scale", "smoke",
+                             "-p", "counterpart", "shapes-20")
     assert done.returncode != 0 and "DataError" in done.stderr
     assert "shapes/train has 10 classes but shapes-20/train has 20" in done.stderr
     assert not (tmp_path / "runs").exists()  # found before anything was trained

@@ -32,7 +32,8 @@ def test_nbdev_3_finds_the_same_settings_in_pyproject():
     for key, value in table.items():
         plain = " ".join(value) if isinstance(value, list) else str(value)
         assert ini[key] == plain, key
-    nbdev = {"nbs_path", "lib_path", "doc_path", "recursive", "tst_flags", "allowed_cell_metadata_keys", "put_version_in_init"}
+    nbdev = {"nbs_path", "lib_path", "doc_path", "recursive", "tst_flags", "allowed_cell_metadata_keys",
+             "put_version_in_init"}
     assert set(table) == nbdev
 
 
@@ -53,7 +54,8 @@ def test_one_library_notebook_per_module():
         exported = {p: re.search(r"#\| default_exp ([\w.]+)", p.read_text("utf-8"))[1] for p in WINGS[wing]}
         assert modules == {name.removeprefix(f"{wing}.") for name in exported.values()}
         for path, name in exported.items():
-            usual = {"lib": path.stem[3:], "tools": f"tools.{path.stem[3:]}", "course": f"course.checks_{path.name[:2]}"}[wing]
+            usual = {"lib": path.stem[3:], "tools": f"tools.{path.stem[3:]}",
+                     "course": f"course.checks_{path.name[:2]}"}[wing]
             assert name == usual.replace("checks_00", "exercises")
 
 
@@ -73,7 +75,8 @@ def test_checks_are_in_a_notebook_named_like_that_of_the_exercises():
 
 def test_no_module_of_the_library_imports_a_tool_or_a_check():
     for path in (ROOT / "sslnb").glob("[!_]*.py"):
-        assert not re.search(r"import.*\b(tools|course)\b|from (sslnb)?\.(tools|course)", path.read_text("utf-8")), path.name
+        assert not re.search(r"import.*\b(tools|course)\b|from (sslnb)?\.(tools|course)",
+                             path.read_text("utf-8")), path.name
 
 
 def test_every_folder_of_the_package_and_every_file_in_it_is_packed():
@@ -111,7 +114,8 @@ def test_study_notebook_follows_the_template(path):
     long = [c.id for c in code[1:] if len(c.source.splitlines()) > 20]
     assert not long, f"cells over 20 lines: {long}"
     text = "\n".join(c.source for c in cells)
-    for part in ("You will learn", "Predict", "Verdict", "Summary", "Questions", "Exercises"): assert part.lower() in text.lower(), part
+    for part in ("You will learn", "Predict", "Verdict", "Summary", "Questions", "Exercises"):
+        assert part.lower() in text.lower(), part
 
 
 PROTOCOL = {  # decimals that belong to a paper's protocol, to a rule or to arithmetic, and are not in reported.csv
@@ -120,14 +124,17 @@ PROTOCOL = {  # decimals that belong to a paper's protocol, to a rule or to arit
 
 def decimals(markdown):
     "The decimal numbers in prose: not in code, formulas or links, and no numbers of exercises."
-    text = re.sub(r"```.*?```|`[^`]*`|\$\$.*?\$\$|\$[^$]*\$|\]\([^)]*\)|\b(?:0\d|10)\.[1-9]\b(?!\d)", "", markdown, flags=re.DOTALL)
+    text = re.sub(r"```.*?```|`[^`]*`|\$\$.*?\$\$|\$[^$]*\$|\]\([^)]*\)|\b(?:0\d|10)\.[1-9]\b(?!\d)", "", markdown,
+                  flags=re.DOTALL)
     return {f"{float(x):g}" for x in re.findall(r"(?<![\w.§/])\d*\.\d+(?![\w.]*\d)", text)}
 
 
 @pytest.mark.parametrize("path", STUDY, ids=lambda p: p.name)
 def test_no_measured_number_is_typed_into_prose(path):
-    printed = [float(row["value"]) for row in csv.DictReader(io.StringIO((ROOT / "data" / "reported.csv").read_text("utf-8")))]
-    known = {f"{round(v / k, d):g}" for v in printed for k in (1, 100) for d in (1, 2, 3, 4)} | {f"{float(x):g}" for x in PROTOCOL}
+    printed = [float(row["value"])
+               for row in csv.DictReader(io.StringIO((ROOT / "data" / "reported.csv").read_text("utf-8")))]
+    known = ({f"{round(v / k, d):g}" for v in printed for k in (1, 100) for d in (1, 2, 3, 4)}
+             | {f"{float(x):g}" for x in PROTOCOL})
     cells = [c for c in nbformat.read(path, as_version=4).cells if c.cell_type == "markdown" and c.id != "header"]
     typed = {c.id: found for c in cells if (found := decimals(c.source) - known)}
     assert not typed, "let code make the sentence: study.say(...)"
@@ -152,7 +159,8 @@ def unsaid(tree):
         if not (mode and "b" in str(getattr(mode[0], "value", ""))): yield node, name
 
 
-TEXTS = [*(ROOT / "sslnb").rglob("*.py"), *(ROOT / "tests").rglob("*.py"), ROOT / "docs" / "conf.py", ROOT / "data" / "unpack.py"]
+TEXTS = [*(ROOT / "sslnb").rglob("*.py"), *(ROOT / "tests").rglob("*.py"), ROOT / "docs" / "conf.py",
+         ROOT / "data" / "unpack.py"]
 
 
 @pytest.mark.parametrize("path", sorted(TEXTS), ids=lambda p: p.relative_to(ROOT).as_posix())
@@ -181,7 +189,8 @@ def test_what_is_drawn_is_as_it_would_be_drawn_now(monkeypatch):
     monkeypatch.delenv("SSLNB_PUBLISHED")
     readme = (ROOT / "README.md").read_text("utf-8")
     assert front.with_results(readme) == readme, "make export"
-    cells = {(p, c.id): c.source for p in (*STUDY, ROOT / "nbs" / "index.ipynb") for c in nbformat.read(p, as_version=4).cells}
+    cells = {(p, c.id): c.source for p in (*STUDY, ROOT / "nbs" / "index.ipynb")
+             for c in nbformat.read(p, as_version=4).cells}
     assert cells[ROOT / "nbs" / "index.ipynb", "map"] == notebook.study_map()
     for nb in notebook.notebooks(): assert cells[nb.path, "header"] == notebook.header(nb)
 

@@ -1,4 +1,4 @@
-"SimSiam and SimCLIC: against lightly, against a loop that remembers, interrupted, on other images, with wrong strengths."
+"SimSiam and SimCLIC: against lightly and a loop that remembers, interrupted, on other images, with wrong strengths."
 from dataclasses import replace
 
 import pytest
@@ -16,8 +16,8 @@ from sslnb.train import TrainJob, TrainConfig, Training, _find_or_train, pretrai
 
 CPU = torch.device("cpu")
 SMALL = {"hidden": 32, "out": 16, "bottleneck": 8}
-CONFIG = TrainConfig(dataset="shapes", method="simclic", encoder="tiny", steps=14, batch_size=16, lr=0.1, optimizer="sgd",
-                     options=SMALL | {"perturbation": "history", "tau": 0.4})
+CONFIG = TrainConfig(dataset="shapes", method="simclic", encoder="tiny", steps=14, batch_size=16, lr=0.1,
+                     optimizer="sgd", options=SMALL | {"perturbation": "history", "tau": 0.4})
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,8 @@ def test_heads_and_loss_are_those_of_lightly(some):
     torch.manual_seed(0)
     ours = SimSiam(encoder("tiny", some), some, **SMALL)
     project, predict = SimSiamProjectionHead(ours.encoder.dim, 32, 16), SimSiamPredictionHead(16, 8, 16)
-    theirs = dict(zip([k for k in project.state_dict() if not k.startswith("layers.7")], ours.projector.state_dict().values()))
+    theirs = dict(zip([k for k in project.state_dict() if not k.startswith("layers.7")],
+                      ours.projector.state_dict().values()))
     project.load_state_dict(theirs, strict=False)  # their last BatchNorm has no weight and bias; ours begins at 1 and 0
     predict.load_state_dict(dict(zip(predict.state_dict(), ours.predictor.state_dict().values())))
     x = torch.rand(32, 3, 32, 32, generator=rng("x"))
@@ -88,7 +89,8 @@ def test_history_of_other_images_is_refused(some, tmp_path, stop_at):
 @pytest.mark.parametrize("wrong, message", [
     ({"tau": 1.0}, "tau = 1.0: input should be less than 1"), ({"tau": -0.1}, "tau = -0.1"),
     ({"drop_rate": 1.0}, "drop_rate = 1.0: input should be less than 1"), ({"epsilon": float("nan")}, "epsilon = nan"),
-    ({"epsilon": 0.0}, "epsilon = 0.0: input should be greater than 0"), ({"perturbation": "crop"}, "'history', 'dropout' or 'noise'"),
+    ({"epsilon": 0.0}, "epsilon = 0.0: input should be greater than 0"),
+    ({"perturbation": "crop"}, "'history', 'dropout' or 'noise'"),
     ({"taus": 0.1}, "no setting 'taus'")])
 def test_wrong_strengths_are_named(wrong, message):
     with pytest.raises(SettingError, match=message): pretrain(replace(CONFIG, options=SMALL | wrong))
@@ -108,7 +110,8 @@ def test_a_fixed_predictor_stays_as_it_began_and_the_others_do_not(some):
 
 def test_dropout_leaves_the_cosine_that_p_says():
     images = data.load("shapes").at_most(200)
-    method = SimCLIC(encoder("tiny", images), images, hidden=32, out=2000, bottleneck=8, perturbation="dropout", drop_rate=0.25)
+    method = SimCLIC(encoder("tiny", images), images, hidden=32, out=2000, bottleneck=8, perturbation="dropout",
+                     drop_rate=0.25)
     batch = Batch(images.pixels, images.labels, torch.arange(200))
     x, u = method.views(batch, RECIPES["none"], rng("u"))
     with torch.no_grad(): z = method.projector(method.encoder(x))

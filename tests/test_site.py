@@ -38,11 +38,13 @@ def reports(tmp_path):
     record_all(rows("rotnet", "Table 1", "simclr", "cifar10", "gpu", (0.651, 0.653, 0.655), fraction=0.01, epochs=60.0))
     for dataset in ("cifar10->stl10-subset", "shapes->shapes-b"):
         record_all(rows("rotnet", "Table 2b", "simclr", dataset, batch=32))
-    for reading in ("linear probe", "<matching>"): record_all(rows("deepcluster", "Table 1", "deepcluster", "mnist", reading=reading))
+    for reading in ("linear probe", "<matching>"):
+        record_all(rows("deepcluster", "Table 1", "deepcluster", "mnist", reading=reading))
     for claim, dataset, scale, margins, setting in [
             ("R1", "cifar10", "gpu", [0.02, 0.021, 0.022], {"by": "batch"}),
             ("R1", "cifar10", "quick", [0.02, -0.01, 0.0], {"by": "batch"}),
-            ("R2", "cifar10", "gpu", [-0.02, -0.021, -0.022], {"by": "steps"}), ("R3", "cifar10", "gpu", [0.1], {"by": "batch"}),
+            ("R2", "cifar10", "gpu", [-0.02, -0.021, -0.022], {"by": "steps"}),
+            ("R3", "cifar10", "gpu", [0.1], {"by": "batch"}),
             ("R3", "shapes", "quick", [0.1, 0.11, 0.12], {"by": "batch"}),
             ("R3", "shapes", "quick", [-0.1, -0.11, -0.12], {"by": "steps"}),
             ("D1", "shapes", "quick", [-0.1, -0.11, -0.12], {"reading": "corrected"})]:
@@ -55,7 +57,8 @@ def reports(tmp_path):
         nbformat.write(nb, place / folder / f"{number}_small.ipynb")
         fig, ax = plt.subplots(figsize=(4, 3))
         ax.plot([1, 2])
-        fig.savefig(place / folder / f"{number}_small-line.png", dpi=60, metadata={"Description": "A line, which goes up."})
+        fig.savefig(place / folder / f"{number}_small-line.png", dpi=60,
+                    metadata={"Description": "A line, which goes up."})
         plt.close(fig)
     return place
 
@@ -72,7 +75,8 @@ def texts(elements):
 def test_every_claim_has_a_verdict_and_none_is_blank(soup):
     bodies = soup.select("#verdicts tbody.one")
     assert [b["id"] for b in bodies] == list(claims().index)
-    verdicts = {b["id"]: [(r["data-dataset"], r["data-scale"], r["data-verdict"]) for r in b.select("tr.row")] for b in bodies}
+    verdicts = {b["id"]: [(r["data-dataset"], r["data-scale"], r["data-verdict"]) for r in b.select("tr.row")]
+                for b in bodies}
     assert verdicts["R1"] == [("cifar10", "gpu", "reproduced|for"), ("cifar10", "quick", "toy|unclear")]
     assert verdicts["R2"] == [("cifar10", "gpu", "not reproduced|against")]
     assert verdicts["R3"] == [("cifar10", "gpu", "inconclusive|unclear"), ("shapes", "quick", "toy|against")]
@@ -86,14 +90,17 @@ def test_verdicts_are_those_of_report(reports):
     assert len(found) == 6
     for claim, row in found:
         (same,) = verdicts([claim], row["dataset"], row["scale"]).to_dict("records")
-        assert {k: row[k] for k in ("reading", "margin", "detectable", "evidence", "verdict", "from")} | {"text": same["text"]} == same
+        assert {k: row[k] for k in ("reading", "margin", "detectable", "evidence", "verdict",
+                                    "from")} | {"text": same["text"]} == same
 
 
 def test_a_run_with_parameters_of_its_own_stands_apart(reports):
     begin_run({"labelled_images": 100})
     try:
-        record_all(rows("rotnet", "Table 1", "simclr", "cifar10", values=(0.1, 0.1, 0.1), fraction=0.01, final=True, epochs=20.0))
-        record_claim("R1", pd.Series([0.5, 0.51, 0.52]), dataset="cifar10", scale="gpu", method="simclr", setting={"by": "batch"})
+        record_all(rows("rotnet", "Table 1", "simclr", "cifar10", values=(0.1, 0.1, 0.1), fraction=0.01, final=True,
+                        epochs=20.0))
+        record_claim("R1", pd.Series([0.5, 0.51, 0.52]), dataset="cifar10", scale="gpu", method="simclr",
+                     setting={"by": "batch"})
     finally: begin_run({})
     soup = BeautifulSoup(build_page().read_text("utf-8"), "html.parser")
     assert texts(soup.select("#R1 tr.row > td:first-child")) == [
@@ -101,7 +108,8 @@ def test_a_run_with_parameters_of_its_own_stands_apart(reports):
     heads = texts(table(soup, "rotnet, Table 1, cifar10").select("thead th"))
     assert "ours: cifar10, quick" in heads and "ours: cifar10, quick (labelled images 100)" in heads
     assert "0.520 ± 0.020" in table(soup, "rotnet, Table 1, cifar10").get_text()
-    assert len(texts(soup.select("#R1 tr.row"))) == 3 and verdicts(["R1"], "cifar10", "gpu").margin.tolist() == ["+0.021 [+0.019, +0.023]"]
+    assert (len(texts(soup.select("#R1 tr.row"))) == 3
+            and verdicts(["R1"], "cifar10", "gpu").margin.tolist() == ["+0.021 [+0.019, +0.023]"])
 
 
 def test_whatever_lies_about_costs_a_line_and_not_the_page(reports):
@@ -109,14 +117,16 @@ def test_whatever_lies_about_costs_a_line_and_not_the_page(reports):
     nb = (reports / "cifar10-gpu" / "01_small.ipynb").read_text("utf-8")
     failed = nbformat.from_dict(json.loads(nb) | {"metadata": {"papermill": {"exception": True}}})
     nbformat.write(failed, reports / "cifar10-gpu" / "02_failed.ipynb")
-    bad = {"cifar10-gpu/03_cut.ipynb": nb[:40], "cifar10-gpu/04_none.ipynb": '{"metadata": {}, "cells": []}', "cifar10-gpu/05_list.ipynb": "[]",
+    bad = {"cifar10-gpu/03_cut.ipynb": nb[:40], "cifar10-gpu/04_none.ipynb": '{"metadata": {}, "cells": []}',
+           "cifar10-gpu/05_list.ipynb": "[]",
            "cifar10-gpu/01_small-cut.png": "PNG", "records/notes.csv": "a,b\n1,2\n", "records/empty.csv": ""}
     for name, text in bad.items(): (reports / name).write_text(text, "utf-8")
     (reports / "mine").mkdir()
     (reports / "mine" / "10_claims.ipynb").write_text(nb, "utf-8")
     done = CliRunner().invoke(cli.cli, ["report"])
     assert done.exit_code == 0 and "Traceback" not in done.output, done.output
-    for name in (*bad, "cifar10-gpu/02_failed.ipynb"): assert f"Warning: {reports / name}: " in done.output, (name, done.output)
+    for name in (*bad, "cifar10-gpu/02_failed.ipynb"):
+        assert f"Warning: {reports / name}: " in done.output, (name, done.output)
     page = (reports / "index.html").read_text("utf-8")
     assert "02_failed" not in page and "01_small-cut" not in page and "mine/10_claims.ipynb" in page
     assert page.count('class="row"') == good.count('class="row"')
@@ -129,12 +139,14 @@ def table(soup, label):
 def test_tables_set_ours_beside_the_papers(soup):
     for p in soup.select("[popover]"): p.decompose()
     t = table(soup, "rotnet, Table 1, cifar10")
-    assert texts(t.select("thead th"))[3:] == ["ours: cifar10, gpu", "Δ", "ours: cifar10, quick", "Δ toy", "ours: shapes, quick"]
+    assert texts(t.select("thead th"))[3:] == ["ours: cifar10, gpu", "Δ", "ours: cifar10, quick", "Δ toy",
+                                               "ours: shapes, quick"]
     line = next(r for r in t.select("tbody tr") if "Fine-tuned SimCLR, 1%" in r.get_text())
-    assert texts(line.select("td"))[-6:] == ["0.653", "0.653 ± 0.002 (3)", "+0.000 reproduced", "0.520 ± 0.020 (3)", "−0.133",
-                                            "0.520 ± 0.020 (3)"]
+    assert texts(line.select("td"))[-6:] == ["0.653", "0.653 ± 0.002 (3)", "+0.000 reproduced", "0.520 ± 0.020 (3)",
+                                             "−0.133", "0.520 ± 0.020 (3)"]
     heads = {s["aria-label"][7:]: texts(s.select("thead th"))[3:] for s in soup.select("div.table > .box")}
-    assert heads["rotnet, Table 2b, cifar10 → stl10"] == ["ours: cifar10 → stl10-subset, quick", "ours: shapes → shapes-b, quick"]
+    assert heads["rotnet, Table 2b, cifar10 → stl10"] == ["ours: cifar10 → stl10-subset, quick",
+                                                          "ours: shapes → shapes-b, quick"]
     two = "deepcluster, Table 1, mnist"
     assert "our setting" in heads[two] and "<matching>" in table(soup, two).get_text()
     rest = soup.select_one("details.rest[data-paper=simclic]")
@@ -147,7 +159,8 @@ def test_every_number_of_ours_leads_to_its_origin(soup):
     assert len(buttons) == len(about) == 20 and {b["popovertarget"] for b in buttons} == set(about)
     one = next(p for p in about.values() if "Fine-tuned SimCLR, 1%" in p.get_text() and "gpu" in p.get_text())
     told = " ".join(one.get_text(" ").split())
-    for part in ("0 0.651 1 0.653 2 0.655", "test images 2000", "epochs 60", "CPU", "torch", "commit"): assert part in told, part
+    for part in ("0 0.651 1 0.653 2 0.655", "test images 2000", "epochs 60", "CPU", "torch", "commit"):
+        assert part in told, part
     margin = next(p for p in about.values() if p["aria-label"].startswith("R1, cifar10, gpu"))
     told = " ".join(margin.get_text(" ").split())
     for part in ("largest batch - smallest batch", "least seeds 3", "at 80 % power"): assert part in told, part
@@ -204,8 +217,8 @@ def test_yours_stand_beside_the_published_numbers(reports, tmp_path):
 
 @pytest.fixture
 def opened(chromium, reports):
-    """opened(width, after, **how): the page in a window, without a network. Neither it nor what is opened from it may fail, or
-    ask for anything that is not a file."""
+    """opened(width, after, **how): the page in a window, without a network. Neither it nor what is opened from it may
+    fail, or ask for anything that is not a file."""
     notebook_pages()
     index, contexts, wrong = build_page(), [], []
 
@@ -214,7 +227,8 @@ def opened(chromium, reports):
         contexts.append(chromium.new_context(**how))
         page = contexts[-1].new_page()
         page.on("request", lambda r: r.url.startswith(("file:", "data:")) or wrong.append(r.url))
-        page.on("requestfailed", lambda r: "ABORTED" in r.failure or wrong.append(f"{r.url}: {r.failure}"))  # left too early
+        page.on("requestfailed",
+                lambda r: "ABORTED" in r.failure or wrong.append(f"{r.url}: {r.failure}"))  # left too early
         page.on("pageerror", lambda e: wrong.append(str(e)))
         page.on("console", lambda m: m.type in ("error", "warning") and wrong.append(m.text))
         page.goto(index.as_uri() + after)
@@ -231,15 +245,19 @@ def shown(page, selector):
 def test_filters(opened):
     page = opened()
     def chosen(**values):
-        for name, value in values.items(): (page.fill if name == "text" else page.select_option)(f"[name={name}]", value)
+        for name, value in values.items():
+            (page.fill if name == "text" else page.select_option)(f"[name={name}]", value)
         return shown(page, "tr.row")
     everything = shown(page, "tr.row")
-    assert everything == page.locator("tr.row").count() == 41 and page.locator("[name=count]").inner_text() == "41 of 41 verdicts shown"
-    assert chosen(verdict="reproduced") == 1 and shown(page, "#verdicts tbody.one") == 1 == shown(page, "#verdicts .group")
+    assert (everything == page.locator("tr.row").count() == 41
+            and page.locator("[name=count]").inner_text() == "41 of 41 verdicts shown")
+    assert (chosen(verdict="reproduced") == 1
+            and shown(page, "#verdicts tbody.one") == 1 == shown(page, "#verdicts .group"))
     assert chosen(verdict="against") == 2 and chosen(verdict="not run") == 35
     assert chosen(verdict="", paper="deepcluster") == 5 and shown(page, "figure") == 1 and shown(page, "div.table") == 1
     assert chosen(paper="", dataset="cifar10") == 4 and shown(page, "figure") == 1
-    assert not page.get_by_text("ours: shapes, quick").is_visible() and page.get_by_text("ours: cifar10, gpu").is_visible()
+    assert (not page.get_by_text("ours: shapes, quick").is_visible()
+            and page.get_by_text("ours: cifar10, gpu").is_visible())
     assert chosen(scale="gpu") == 3 and not page.get_by_text("ours: cifar10, quick").first.is_visible()
     assert chosen(text="pretraining steps") == 1
     assert page.evaluate("location.hash") == "#dataset=cifar10&scale=gpu&text=pretraining+steps"
@@ -268,7 +286,8 @@ def test_figures_show_and_notebooks_open(opened):
     assert page.get_by_role("heading", name="01 · Small").is_visible()
 
 
-TYPESET = "MathJax.startup.promise.then(() => [...document.querySelectorAll('mjx-container')].map(m => m.getBoundingClientRect().width))"
+TYPESET = ("MathJax.startup.promise.then(() => [...document.querySelectorAll('mjx-container')]"
+           ".map(m => m.getBoundingClientRect().width))")
 
 
 def test_equations_show_without_a_network(opened):
@@ -294,7 +313,8 @@ def test_every_equation_of_the_study_is_sound(opened, reports):
         widths = page.evaluate(TYPESET)
         assert all(w > 0 for w in widths) and page.locator("[data-mml-node=merror], mjx-merror").count() == 0, path.name
         assert "$" not in page.locator("main").inner_text(), path.name
-        assert not [said for said in page.locator("mjx-assistive-mml").all_text_contents() if "\\" in said], path.name  # \texttt in \text
+        assert not [said for said in page.locator("mjx-assistive-mml").all_text_contents()
+                    if "\\" in said], path.name  # \texttt in \text
 
 
 def test_origins_open_by_keyboard_and_close(opened):
@@ -343,4 +363,5 @@ def test_the_command_says_where_the_page_is(reports):
     done = CliRunner().invoke(cli.cli, ["report"])
     assert done.exit_code == 0 and done.output.strip() == str(reports / "index.html")
     pages = json.loads((reports / "pages.js").read_text("utf-8").removeprefix("var pages = ").rstrip(";\n"))
-    assert pages == ["cifar10-gpu/01_small.html", "shapes-quick/05_small.html"] and all((reports / p).exists() for p in pages)
+    assert (pages == ["cifar10-gpu/01_small.html", "shapes-quick/05_small.html"]
+            and all((reports / p).exists() for p in pages))

@@ -25,7 +25,8 @@ def snakemake(tmp_path, monkeypatch):
     started = []
 
     def snakemake(*options, **config):
-        command = [sys.executable, "-m", "snakemake", "-s", WORKFLOW / "Snakefile", "--nocolor", "--cores", "2", *options]
+        command = [sys.executable, "-m", "snakemake", "-s", WORKFLOW / "Snakefile", "--nocolor", "--cores", "2",
+                   *options]
         command += ["--config", *(f"{key}={value}" for key, value in config.items())]
         started.append(subprocess.Popen(list(map(str, command)), cwd=tmp_path, env=os.environ.copy(), encoding="utf-8",
                                         stdout=subprocess.PIPE, stderr=subprocess.STDOUT))
@@ -80,7 +81,8 @@ def study(tmp_path, monkeypatch):
         about = f"# {number} · Small"
         parameters = 'scale: str = "quick"  # .\ndataset: str = "digits"  # .\nrate: list[float] | None = None  # .'
         nb = new_notebook(metadata={"kernelspec": {"name": "python3", "display_name": "python3", "language": "python"}})
-        nb.cells = [new_markdown_cell(about), new_code_cell(parameters, metadata={"tags": ["parameters"]}), new_code_cell(code)]
+        nb.cells = [new_markdown_cell(about), new_code_cell(parameters, metadata={"tags": ["parameters"]}),
+                    new_code_cell(code)]
         nbformat.write(nb, place / f"{number}_small.ipynb")
 
 

@@ -102,7 +102,8 @@ def test_interrupted_fine_tuning_ends_bit_identical(tmp_path, stop_at):
     start = load_encoder(pretrain(replace(CONFIG, steps=10, save_at=())), device=CPU)
     job = evaluate.fine_tuning(start, data.load("shapes"), 0.05, epochs=4, keep=(0, 2))
     straight, = train_all([job], store=tmp_path / "straight")
-    with pytest.raises(KeyboardInterrupt): _find_or_train(job, stop_at(10), CPU, store=tmp_path / "broken", save_every=0)
+    with pytest.raises(KeyboardInterrupt):
+        _find_or_train(job, stop_at(10), CPU, store=tmp_path / "broken", save_every=0)
     broken, = train_all([job], store=tmp_path / "broken")
     (models, history), (expected, expected_history) = contents(broken), contents(straight)
     assert history.equals(expected_history) and len(history) == 24
@@ -147,8 +148,10 @@ def test_a_part_of_the_library_that_is_replaced_makes_another_run(monkeypatch):
 
 def test_a_method_without_source_is_refused(monkeypatch):
     names = {"__name__": "typed_at_a_prompt"}
-    exec("from sslnb.methods import SupCE\nclass Mine(SupCE):\n    def loss(self, views, batch): return super().loss(views, batch)", names)
-    with pytest.raises(SettingError, match="has no source to be known by"): pretrain(register(monkeypatch, names["Mine"]))
+    exec("from sslnb.methods import SupCE\nclass Mine(SupCE):\n"
+         "    def loss(self, views, batch): return super().loss(views, batch)", names)
+    with pytest.raises(SettingError, match="has no source to be known by"):
+        pretrain(register(monkeypatch, names["Mine"]))
 
 
 def test_weights_that_exploded_under_a_finite_loss_are_no_finished_run(monkeypatch):
@@ -195,18 +198,22 @@ def test_a_finished_run_in_a_read_only_store_is_found(read_only):
     run = pretrain(short())
     read_only(run.folder.parent)
     assert pretrain(short()).hash == run.hash
-    with pytest.raises(SettingError, match="cannot be written to: name a store of your own with SSLNB_STORE"): pretrain(short(seed=1))
+    with pytest.raises(SettingError, match="cannot be written to: name a store of your own with SSLNB_STORE"):
+        pretrain(short(seed=1))
 
 
 def test_results_that_cannot_be_kept_are_given_all_the_same(read_only, tmp_path):
     read_only(tmp_path)
     for _ in range(2):
-        with pytest.warns(UserWarning, match="cannot be written to"): assert cached(register, {"q": 1}, lambda: {"a": 1}) == {"a": 1}
+        with pytest.warns(UserWarning, match="cannot be written to"):
+            assert cached(register, {"q": 1}, lambda: {"a": 1}) == {"a": 1}
 
 
-@pytest.mark.parametrize("bad", [dict(momentum=1.5), dict(weight_decay=-1.0), dict(lr=float("inf")), dict(lr=float("nan")), dict(lr=0.0),
-                                 dict(seed=-1), dict(seed=99999999999999999999), dict(options={"temperature": 0.0}), dict(warmup=10),
-                                 dict(options={"temperature": float("inf")}), dict(save_at=(11,)), dict(steps=0), dict(batch_size=0)])
+@pytest.mark.parametrize("bad", [dict(momentum=1.5), dict(weight_decay=-1.0), dict(lr=float("inf")),
+                                 dict(lr=float("nan")), dict(lr=0.0), dict(seed=-1),
+                                 dict(seed=99999999999999999999), dict(options={"temperature": 0.0}), dict(warmup=10),
+                                 dict(options={"temperature": float("inf")}), dict(save_at=(11,)), dict(steps=0),
+                                 dict(batch_size=0)])
 def test_ranges(bad):
     name = next(iter(bad.get("options") or bad))
     with pytest.raises(SettingError, match=name): resolve(short(**bad), CPU)
@@ -230,6 +237,7 @@ def test_nothing_of_the_users_home_is_in_a_configuration(tmp_path):
 
 def test_rotnet_says_that_it_wants_square_images():
     wide = data.Images.from_arrays(torch.zeros(20, 3, 32, 48, dtype=torch.uint8), name="wide")
-    with pytest.raises(SettingError, match=r"32×48 pixels \(height, width\), and rotnet turns images by quarters: load them with size=32"):
+    with pytest.raises(SettingError, match=r"32×48 pixels \(height, width\), and rotnet turns images by quarters: "
+                                           r"load them with size=32"):
         pretrain(short(method="rotnet", options={}, dataset=None), wide)
     pretrain(short(dataset=None, steps=1), wide)  # SimCLR does not mind

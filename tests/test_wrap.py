@@ -46,14 +46,16 @@ def test_a_run_trains_a_copy_and_is_loaded_again(method, images):
     loaded = load_encoder(run, device=CPU, like=encoder)
     assert not torch.equal(loaded.module.conv.weight, encoder.module.conv.weight)
     with pytest.raises(SettingError, match="give one of its kind as like="): load_encoder(run, device=CPU)
-    with pytest.raises(SettingError, match="is not like the one given"): load_encoder(run, device=CPU, like=wrap(nn.Conv2d(3, 8, 3), images))
+    with pytest.raises(SettingError, match="is not like the one given"):
+        load_encoder(run, device=CPU, like=wrap(nn.Conv2d(3, 8, 3), images))
     if method == "supce": assert load_classifier(run, device=CPU, like=encoder)(images.pixels[:2] / 255).shape == (2, 2)
 
 
 def test_other_code_or_settings_with_the_same_weights_are_another_run(images):
     one, other = Plain(), Squared()
     other.load_state_dict(one.state_dict())
-    encoders = [wrap(module, images, resize=size, name="mine") for module, size in ((one, None), (other, None), (one, 32))]
+    encoders = [wrap(module, images, resize=size, name="mine")
+                for module, size in ((one, None), (other, None), (one, 32))]
     assert len({digest_of(e) for e in encoders}) == 1
     found = [resolve(config(e), CPU, images, e)[0] for e in encoders]
     assert found[0] != found[1] and found[0] != found[2]
