@@ -111,8 +111,8 @@ def test_study_notebook_follows_the_template(path):
     assert all("  # " in line for line in code[0].source.splitlines()), "a comment each"
     assert 30 <= len(cells) <= 76
     assert not any("nbdev_export" in c.source or "#| export" in c.source for c in code)
-    long = [c.id for c in code[1:] if len(c.source.splitlines()) > 20]
-    assert not long, f"cells over 20 lines: {long}"
+    long = [c.id for c in code[1:] if len(c.source.splitlines()) > 24]
+    assert not long, f"cells over 24 lines: {long}"
     text = "\n".join(c.source for c in cells)
     for part in ("You will learn", "Predict", "Verdict", "Summary", "Questions", "Exercises"):
         assert part.lower() in text.lower(), part
@@ -133,7 +133,7 @@ def decimals(markdown):
 def test_no_measured_number_is_typed_into_prose(path):
     printed = [float(row["value"])
                for row in csv.DictReader(io.StringIO((ROOT / "data" / "reported.csv").read_text("utf-8")))]
-    known = ({f"{round(v / k, d):g}" for v in printed for k in (1, 100) for d in (1, 2, 3, 4)}
+    known = ({f"{round(v / k, d):g}" for v in printed for k in (0.01, 1, 100) for d in (1, 2, 3, 4)}
              | {f"{float(x):g}" for x in PROTOCOL})
     cells = [c for c in nbformat.read(path, as_version=4).cells if c.cell_type == "markdown" and c.id != "header"]
     typed = {c.id: found for c in cells if (found := decimals(c.source) - known)}
