@@ -1,5 +1,6 @@
 #!/bin/bash
-# The whole check: exported code and cleaned notebooks are current, notebooks of library and tools run, pytest passes.
+# The whole check: exported code and cleaned notebooks are current, ruff finds nothing, pytest passes (tests/test_wings.py
+# runs the notebooks of library, tools and course).
 set -e
 cd "$(dirname "$0")/.."
 BIN=${VENV:-.venv}/bin
@@ -16,5 +17,4 @@ $BIN/ruff check -q .
 # Two at a time, each with its share of the cores: most of a test is starting things. (Three on two cores took longer.)
 cores=$(nproc)
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(( cores > 1 ? cores / 2 : 1 ))}
-for wing in lib tools course; do $BIN/nbdev_test --n_workers 2 --path nbs/$wing; done
 $BIN/python -m pytest -n 2 --dist worksteal

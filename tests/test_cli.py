@@ -533,7 +533,7 @@ def test_what_a_notebook_says_of_itself_is_so():
 
 
 @pytest.mark.parametrize("text, says", [
-    ("04: {}", 'quotes, such as "04"'), ('"04": [1]', "give some of papers"),
+    ("04: {}", 'quotes, such as "04"'), ('"04": [1]', "give some of question"),
     ('"04": {paper: [x]}', "paper means nothing"),
     ('"04": {needs: [1]}', "needs is a list of words in quotes, not"),
     ('"04": {minutes: {quick: 0}}', "minutes is a number for each scale"),
