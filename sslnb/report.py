@@ -345,10 +345,14 @@ def rules_for(claim: str, reading: str) -> pd.DataFrame:
 # %% ../nbs/lib/21_report.ipynb #ba4e6b2a
 def rule(claim: str, setting: dict) -> pd.Series:
     "The rule for one part of a claim. `SettingError`: there is none."
-    table, name = rules_for(claim, reading_of(setting)), part_name(setting)
+    return _rule(claim, reading_of(setting), part_name(setting))
+
+@functools.cache
+def _rule(claim: str, reading: str, name: str) -> pd.Series:
+    table = rules_for(claim, reading)
     fits = table[[fnmatch(name, pattern) for pattern in table.part]]
     if fits.empty:
-        raise SettingError(f"no rule for {name or 'the whole'!r} of {claim} ({reading_of(setting)}): "
+        raise SettingError(f"no rule for {name or 'the whole'!r} of {claim} ({reading}): "
                            "add one to data/rules.csv")
     return fits.iloc[0]
 
