@@ -169,8 +169,13 @@ class Study:
         report.record_claim(name, margins, dataset=self.dataset, scale=self.scale, method=method, setting=setting)
 
     def verdicts(self) -> pd.DataFrame:
-        "The verdict on each claim of this notebook, at its scale and on its set."
-        return report.verdicts(self.claims, self.dataset, self.scale)
+        "The verdict on each claim of this notebook, at its scale and on its set, below a sentence that sums them up."
+        table = report.verdicts(self.claims, self.dataset, self.scale)
+        names = table.index + (" (" + table.reading + ")").where(table.index.duplicated(keep=False), "")
+        by = {e: ", ".join(names[table.evidence == e]) or "none" for e in ("for", "against", "unclear")}
+        self.say(f"Evidence for the claim: {by['for']}. Against it: {by['against']}. Unclear: {by['unclear']}. "
+                 f"Seeds: {len(self.settings.seeds)}, scale `{self.scale}`.")
+        return table
 
     def figure(self, fig: plt.Figure, name: str, caption: str):
         """Keep a figure as PNG in the `report.copies_folder` of the set and the scale, with its caption and its place

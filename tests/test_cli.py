@@ -506,7 +506,7 @@ def test_another_language_and_another_encoding_change_nothing(tmp_path):
             "from sslnb.tools import cli, notebook, page\n"
             "report.record({'top1': .5}, paper='rotnet', item='x', method='é', dataset='猫', scale='quick')\n"
             "assert report.records().dataset.tolist() == ['猫'] "
-            "and notebook.notebooks()[-1].needs == [f'{i:02d}' for i in range(1, 10)]\n"
+            "and notebook.notebooks()[-1].about.needs == [f'{i:02d}' for i in range(1, 10)]\n"
             "for command in (['list'], ['data'], ['store'], ['report']):\n"
             "    done = CliRunner().invoke(cli.cli, command, catch_exceptions=False)\n"
             "    assert done.exit_code == 0, done.output\n"
@@ -521,15 +521,15 @@ def test_another_language_and_another_encoding_change_nothing(tmp_path):
 
 def test_what_a_notebook_says_of_itself_is_so():
     claims, found = report.claims(), notebook.notebooks()
-    assert {c for nb in found for c in nb.claims} == set(claims.index)
+    assert {c for nb in found for c in nb.about.claims} == set(claims.index)
     for nb in found:
         cells = {c["id"]: "".join(c["source"]) for c in json.loads(nb.path.read_text("utf-8"))["cells"]}
         assert cells["header"] == notebook.header(nb), "run: make export"
         first = next(iter(cells.values()))
-        assert set(re.findall(r"\*\*([A-Z]\d+)\*\*", first)) == set(nb.claims)
-        assert re.findall(r"\(key `(\w+)`\)", first) == nb.papers
-        assert nb.papers == ["all"] or {claims.paper[c] for c in nb.claims} == set(nb.papers)
-        assert {*nb.needs, *nb.helps} <= {other.number for other in found if other.number < nb.number}
+        assert set(re.findall(r"\*\*([A-Z]\d+)\*\*", first)) == set(nb.about.claims)
+        assert re.findall(r"\(key `(\w+)`\)", first) == nb.about.papers
+        assert nb.about.papers == ["all"] or {claims.paper[c] for c in nb.about.claims} == set(nb.about.papers)
+        assert {*nb.about.needs, *nb.about.helps} <= {other.number for other in found if other.number < nb.number}
 
 
 @pytest.mark.parametrize("text, says", [

@@ -28,7 +28,7 @@ def test_runs_at_smoke_scale_and_leaves_nothing_untidy(path, execute, browser_pa
     outputs = [o for c in execute(path, scale="smoke").cells for o in c.get("outputs", [])]
     assert not [o for o in outputs if o.get("name") == "stderr"]
     assert any("image/png" in o.get("data", {}) for o in outputs)
-    about, found = read_notebook(path), records(every=True)
+    about, found = read_notebook(path).about, records(every=True)
     assert set(found[found.metric == "margin"]["item"]) == set(about.claims)
     assert set(found.paper) == set(about.papers) - {"all"}  # 10 only reads records
 

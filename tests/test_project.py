@@ -109,10 +109,10 @@ def test_study_notebook_follows_the_template(path):
     assert [c for c in code if "parameters" in c.metadata.get("tags", [])] == code[:1], "parameters come first"
     assert all(isinstance(node, ast.AnnAssign) for node in ast.parse(code[0].source).body), "typed assignments only"
     assert all("  # " in line for line in code[0].source.splitlines()), "a comment each"
-    assert 30 <= len(cells) <= 76
+    assert 30 <= len(cells) <= 60
     assert not any("nbdev_export" in c.source or "#| export" in c.source for c in code)
-    long = [c.id for c in code[1:] if len(c.source.splitlines()) > 24]
-    assert not long, f"cells over 24 lines: {long}"
+    long = [c.id for c in code[1:] if len(c.source.splitlines()) > 20]
+    assert not long, f"cells over 20 lines: {long}"
     text = "\n".join(c.source for c in cells)
     for part in ("You will learn", "Predict", "Verdict", "Summary", "Questions", "Exercises"):
         assert part.lower() in text.lower(), part

@@ -57,7 +57,7 @@ def test_what_would_run(snakemake, tmp_path):
     found = jobs(ended(all_of_it))
     assert sorted(found) == [f"shapes-quick/{nb.path.stem}" for nb in notebooks()]
     order = [name.removeprefix("shapes-quick/")[:2] for name in found]
-    assert all(order.index(n) < order.index(nb.number) for nb in notebooks() for n in nb.needs if n != nb.number)
+    assert all(order.index(n) < order.index(nb.number) for nb in notebooks() for n in nb.about.needs if n != nb.number)
 
     found = jobs(ended(sweep))
     swept = [f"sweep/seeds-{seeds}/{data}-smoke/{nb}" for seeds in ("0", "1-2") for data in ("shapes", "cifar10")

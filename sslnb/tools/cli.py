@@ -110,7 +110,8 @@ def list_notebooks(scale, dataset):
 # %% ../../nbs/tools/05_cli.ipynb #f69a2b05
 def _notebook_row(job: NotebookJob) -> list[str]:
     nb = job.notebook
-    return [nb.number, nb.title, " ".join(nb.papers), _few(nb.claims), " ".join(nb.needs), _commit(job.copy)]
+    papers, needs = " ".join(nb.about.papers), " ".join(nb.about.needs)
+    return [nb.number, nb.title, papers, _few(nb.about.claims), needs, _commit(job.copy)]
 
 # %% ../../nbs/tools/05_cli.ipynb #d2a512d5
 def _few(claims: list[str]) -> str:

@@ -114,11 +114,11 @@ def stamp(job: NotebookJob, library: str, images: str) -> dict:
     from sslnb.report import made_public
     stamps = {p.name[:2]: stamp_of(p).get("made from") for p in job.copy.parent.glob("[0-9][0-9]_*.ipynb")
               if not p.name.endswith(".failed.ipynb")}
-    needs = {n: json_digest(stamps[n]) for n in job.notebook.needs if n in stamps and n != job.notebook.number}
+    needs = {n: json_digest(stamps[n]) for n in job.notebook.about.needs if n in stamps and n != job.notebook.number}
     source = read_notebook(job.notebook.path).digest  # as it is now: in a long study it may have been edited
     made_from = {"notebook": source, "library": library, "images": images, "needs": needs,
                  "parameters": json_digest(made_public(job.parameters))}
-    return made_from | ({"records": records_digest()} if "all" in job.notebook.papers else {})
+    return made_from | ({"records": records_digest()} if "all" in job.notebook.about.papers else {})
 
 # %% ../../nbs/tools/01_execution.ipynb #6a2cec1e
 def failed_copy(copy: Path) -> Path:

@@ -40,17 +40,10 @@ class Notebook(NamedTuple):
     "A study notebook: what `studies.yaml` says of it, and what it is made of."
     path: Path
     title: str
-    question: str              # that it answers
-    section: str               # of which paper (Markdown)
-    papers: list[str]          # keys; or `all`
-    claims: list[str]
-    needs: list[str]           # numbers of the notebooks that run first: it takes networks or records from them
-    helps: list[str]           # numbers of the notebooks that one should have read
-    minutes: dict[str, float]  # that a first run takes on one core, by scale
-    memory: dict[str, float]   # GiB, by scale
-    parameters: list[str]      # names that may be set
-    cells: list[str]           # ids
-    digest: str                # of the source of all code cells: prose changes no result
+    about: About
+    parameters: list[str]  # names that may be set
+    cells: list[str]       # ids
+    digest: str            # of the source of all code cells: prose changes no result
 
     @property
     def number(self) -> str:
@@ -76,7 +69,7 @@ def read_notebook(path: Path) -> Notebook:
 def _described(path: Path, cells: list[dict], about: About) -> Notebook:
     sources, tags = ["".join(c["source"]) for c in cells], [c["metadata"].get("tags", []) for c in cells]
     title = re.sub(r"^#\s*(\d+ · )?", "", sources[0].splitlines()[0])
-    return Notebook(path, title=title, **about._asdict(),
+    return Notebook(path, title=title, about=about,
                     parameters=[n for s, t in zip(sources, tags) if "parameters" in t for n in _names(s)],
                     cells=[c["id"] for c in cells],
                     digest=json_digest([(s, t) for c, s, t in zip(cells, sources, tags) if c["cell_type"] == "code"]))
@@ -106,12 +99,13 @@ def chosen(numbers: Iterable[str]) -> list[Notebook]:
 # %% ../../nbs/tools/00_notebook.ipynb #e0287bab
 def header(nb: Notebook) -> str:
     "What a reader is told before a notebook begins: which others come first, and what a first run costs (Markdown)."
-    needs = f"**You need** {_in_words(nb.needs)}." if nb.needs else "**You need** no other notebook."
-    helps = f" It helps to have read {_in_words(nb.helps)}." if nb.helps else ""
-    if not nb.minutes: return needs + helps
-    scale, minutes = next(iter(nb.minutes.items()))  # the first that is named
+    about = nb.about
+    needs = f"**You need** {_in_words(about.needs)}." if about.needs else "**You need** no other notebook."
+    helps = f" It helps to have read {_in_words(about.helps)}." if about.helps else ""
+    if not about.minutes: return needs + helps
+    scale, minutes = next(iter(about.minutes.items()))  # the first that is named
     time = f"{60 * minutes:.0f} seconds" if minutes < 1 else f"{minutes:.0f} minutes"
-    memory = f" and {nb.memory[scale]} GiB" if scale in nb.memory else ""
+    memory = f" and {about.memory[scale]} GiB" if scale in about.memory else ""
     return f"{needs}{helps} **A first run** at the scale `{scale}` takes about {time}{memory} on one CPU core."
 
 # %% ../../nbs/tools/00_notebook.ipynb #2c0d095d
@@ -128,10 +122,11 @@ def study_map() -> str:
     return "\n".join(head + [_map_row(nb) for nb in notebooks()])
 
 def _map_row(nb: Notebook) -> str:
-    scale, minutes = next(iter(nb.minutes.items()), ("", 0))
-    time, memory = f"{minutes:g} min" if minutes else "", f"{nb.memory[scale]} GiB" if scale in nb.memory else ""
+    about = nb.about
+    scale, minutes = next(iter(about.minutes.items()), ("", 0))
+    time, memory = f"{minutes:g} min" if minutes else "", f"{about.memory[scale]} GiB" if scale in about.memory else ""
     name = nb.path.stem.replace("_", " ")
-    return f"| [{name}]({nb.path.name}) | {nb.question} | {nb.section} | {time} | {memory} |"
+    return f"| [{name}]({nb.path.name}) | {about.question} | {about.section} | {time} | {memory} |"
 
 # %% ../../nbs/tools/00_notebook.ipynb #a3cd5a7a
 def draw_headers():

@@ -20,6 +20,7 @@ from jinja2 import Environment, PackageLoader
 from .. import report
 from ..core import ROOT, replacing
 from ..report import published, reports
+from ..studies import About
 from .notebook import SCALES, notebooks
 
 # %% ../../nbs/tools/04_page.ipynb #242b0892
@@ -260,8 +261,9 @@ def said_by(copy: Path) -> dict:
     run = book["metadata"].get("papermill", {})
     if run.get("exception"): raise ValueError("it ended with an error")
     title = re.findall(r"# ([^\n]*)", "".join(book["cells"][0]["source"]))[0]
-    about = {nb.number: nb for nb in notebooks()}.get(copy.name[:2])
-    return {"title": title, "papers": about.papers if about else [], "parameters": dict(run.get("parameters", {})),
+    found = {nb.number: nb.about for nb in notebooks()}
+    papers = found.get(copy.name[:2], About()).papers
+    return {"title": title, "papers": papers, "parameters": dict(run.get("parameters", {})),
             "commit": book["metadata"].get("sslnb", {}).get("commit", "")}
 
 # %% ../../nbs/tools/04_page.ipynb #7679439e

@@ -23,7 +23,7 @@ from .notebook import json_digest
 # %% ../../nbs/tools/02_schedule.ipynb #4ebe5c96
 def _minutes(job: NotebookJob) -> float:
     "Of a first run at the job's scale, where that is known."
-    return job.notebook.minutes.get(str(job.parameters["scale"]), 0)
+    return job.notebook.about.minutes.get(str(job.parameters["scale"]), 0)
 
 # %% ../../nbs/tools/02_schedule.ipynb #d6264f3f
 def expected(job: NotebookJob) -> dict[str, float]:
@@ -228,7 +228,7 @@ def run_jobs(jobs: list[NotebookJob], force: bool = False, at_once: int = 1) -> 
     those that it needs, and first what has the longest way to the end after it."""
     _fix_places()
     images, by_number = _images(jobs), {j.notebook.number: j for j in jobs}
-    needs = {n: set(j.notebook.needs) & set(by_number) - {n} for n, j in by_number.items()}
+    needs = {n: set(j.notebook.about.needs) & set(by_number) - {n} for n, j in by_number.items()}
     order = TopologicalSorter(needs)
     order.prepare()
     with sharing(at_once), Display(jobs, at_once) as display, ThreadPoolExecutor(at_once) as pool:
