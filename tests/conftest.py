@@ -12,6 +12,11 @@ from execnb.nbio import read_nb
 from execnb.shell import CaptureShell
 
 
+def pytest_collection_modifyitems(items):
+    "What is slow begins: then two workers end at the same time."
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 @pytest.fixture(autouse=True)
 def own_folders(tmp_path, monkeypatch):
     "Runs, records and decoded sets of a test never land among the real ones."
