@@ -154,4 +154,5 @@ def check_batch(size: int):
 class Silent:
     "A progress bar that shows nothing: one for all processes is enough."
     def update(self, n: int = 1, note: str = ""): pass
+    def skip(self, n: int): pass
     def close(self, sentence: str): pass

@@ -29,7 +29,7 @@ from .downstream import metric_of
 from .logistic import (CS, accuracy, average_precision, average_precision_11, check_samples, labels_probe,
                             logistic_probe, mean_per_class)
 from .models import ENCODERS, Encoder, features, outputs
-from .runs import Found, Run, cached, cached_tensors, provenance, stored_info
+from .runs import Found, Run, cached, cached_tensors, provenance
 from .train import TrainConfig, TrainJob, load_classifier, load_encoder, resolve, train_all
 
 # %% ../nbs/lib/17_evaluate.ipynb #eb49e57b
@@ -209,7 +209,7 @@ def evaluate(encoder: Encoder, train: Images, test: Images, *, stage: int = -1, 
 def _stored(run, step):
     "What identifies the encoder of `run` after `step` steps: its weights, its architecture and the code that makes it."
     name = run.config.encoder
-    return [stored_info(run.model_file(step))["encoder"], name, run.config.size, plain(ENCODERS.get(name))]
+    return [run.about(step)["encoder"], name, run.config.size, plain(ENCODERS.get(name))]
 
 def _result(fns, key: dict, compute: Callable[[], Result]) -> Result:
     "`compute()`, `cached`."
@@ -459,7 +459,7 @@ def fine_tuning(encoder: Encoder, images: Images, fraction: float, *, epochs: in
 def _tuning(encoder, images, *, batch_size, steps, keep=(), **settings):
     config = TrainConfig(**dict(optimizer="sgd", augment=RECIPES["crop-flip"]) | settings, method="supce", steps=steps,
                          encoder=encoder.name, batch_size=min(batch_size, len(images)), save_at=keep)
-    return TrainJob(*resolve(config, best_device(), images, encoder), encoder)
+    return resolve(config, best_device(), images, encoder)
 
 def fine_tune(encoder: Encoder, images: Images, fraction: float, **settings) -> Run:
     "The run of `fine_tuning`, trained or from the store. (Several at once, under one bar: `train.train_all`.)"
@@ -491,7 +491,7 @@ def evaluate_classifier(model: nn.Module, test: Images) -> Result:
 def evaluate_classifier_run(run: Run, test: Images, step: int | None = None) -> Result:
     "`evaluate_classifier` of the classifier of `run` after `step` steps (default: the last); kept by its weights."
     step = run.config.steps if step is None else step
-    whole = stored_info(run.model_file(step))["sha256"]  # with the head
+    whole = run.about(step)["sha256"]  # with the head
     key = {"encoder": _stored(run, step), "classifier": whole, "method": run.config.method, "test": test,
            "n_classes": test.n_classes}
     return _result(evaluate_classifier, key, lambda: evaluate_classifier(load_classifier(run, step), test))

@@ -212,7 +212,7 @@ def alexnet_training(p: DeepClusterSettings, method: str, images: data.Images, d
         batch_size=p.batch_size, lr=0.05, optimizer="sgd", weight_decay=p.weight_decay,
         save_at=(0,) if by_clusters else (), augment=DIGIT_VIEWS if grey else RECIPES["simclr"],
         options=dict(clusters=clusters or p.clusters, components=p.components) if by_clusters else {})
-    return TrainJob(*resolve(config, best_device(), images))
+    return resolve(config, best_device(), images)
 
 # %% ../nbs/lib/20_protocols.ipynb #b65bbdd8
 def lars_training(p: DeepClusterSettings, images: data.Images, dataset: str, batch: int, seed: int) -> TrainJob:
@@ -224,7 +224,7 @@ def lars_training(p: DeepClusterSettings, images: data.Images, dataset: str, bat
         lr=p.lars_lr * batch / 256, weight_decay=1e-6, steps=max(epochs) * an_epoch,
         save_at=(0, *(e * an_epoch for e in epochs)),
         options=dict(zip(("hidden", "out"), p.projector), temperature=0.5))
-    return TrainJob(*resolve(config, best_device(), images))
+    return resolve(config, best_device(), images)
 
 # %% ../nbs/lib/20_protocols.ipynb #mae-settings
 @checked_dataclass
@@ -283,7 +283,7 @@ def _mae_training(p, images, dataset, views, batch, follow, **settings):
     config = TrainConfig(dataset=dataset, batch_size=batch, steps=max(p.epochs) * an_epoch,
                          augment=mae_recipes(p)[views],
                          save_at=(0, *(e * an_epoch for e in p.epochs)) if follow else (), **settings)
-    return TrainJob(*resolve(config, best_device(), images))
+    return resolve(config, best_device(), images)
 
 # %% ../nbs/lib/20_protocols.ipynb #21cc92e2
 def contrast_training(p: MAESettings, images: data.Images, dataset: str, seed: int, views: str = "full",
@@ -369,7 +369,7 @@ def siamese_training(p: SimCLICSettings, images: data.Images, dataset: str, seed
     config = TrainConfig(dataset=dataset, method=method, encoder=p.encoder, seed=seed, batch_size=batch,
                          steps=epochs * max(1, len(images) // batch), lr=p.lr, optimizer="sgd", schedule="cosine",
                          weight_decay=1e-3, options=options)
-    return TrainJob(*resolve(config, best_device(), images))
+    return resolve(config, best_device(), images)
 
 # %% ../nbs/lib/20_protocols.ipynb #geometry-settings
 @checked_dataclass
@@ -427,4 +427,4 @@ def rival_training(p: GeometrySettings, images: data.Images, dataset: str, metho
     config = TrainConfig(dataset=dataset, method=method, encoder=p.encoder, seed=seed, batch_size=p.batch_size,
                          steps=p.epochs * max(1, len(images) // p.batch_size), lr=dict(zip(RIVALS, p.lrs))[method],
                          optimizer="sgd", schedule="cosine", weight_decay=1e-4, options=options)
-    return TrainJob(*resolve(config, best_device(), images))
+    return resolve(config, best_device(), images)

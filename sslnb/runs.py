@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CorruptFile', 'save_tensors', 'load_tensors', 'stored_info', 'commit', 'device_name', 'provenance', 'store_folder',
-           'Run', 'Found', 'cached', 'cached_tensors']
+           'shelves', 'noted', 'Run', 'Found', 'cached', 'cached_tensors']
 
 # %% ../nbs/lib/14_runs.ipynb #b7f61984
 import functools, hashlib, json, os, platform, subprocess, warnings
@@ -89,18 +89,56 @@ def store_folder() -> Path:
     "The folder of all runs: `SSLNB_STORE`, else `reports/runs` in the project."
     return folder("SSLNB_STORE", "reports/runs")
 
+# %% ../nbs/lib/14_runs.ipynb #3437ee9c
+def shelves() -> list[Path]:
+    """Stores that are only read, after the store itself: the folders in `SSLNB_SHELVES` (separated as in PATH; empty:
+    none), else `data/shelf` in the project."""
+    given = os.environ.get("SSLNB_SHELVES", str(ROOT / "data" / "shelf"))
+    return [Path(os.path.abspath(Path(f).expanduser())) for f in given.split(os.pathsep) if f]
+
+# %% ../nbs/lib/14_runs.ipynb #c4789c24
+def noted(path: Path, what: str = "read") -> Path:
+    "`path`, after a line about it in the file that `SSLNB_TRACE` names: what a study reads, its shelf needs."
+    if trace := os.environ.get("SSLNB_TRACE"):
+        with open(trace, "a", encoding="utf-8") as f: f.write(f"{what} {path}\n")
+    return path
+
 # %% ../nbs/lib/14_runs.ipynb #33702495
 _ELSEWHERE = "name a store of your own with SSLNB_STORE"
 
 class Run:
-    "One training run: the folder of `config` in the store."
-    def __init__(self, config, where: Path | None = None):
+    """One training run: the folder of `config` in the store or on a shelf, or only in the store `where`. `job`: what
+    trains it (a `TrainJob`), where that is known."""
+    def __init__(self, config, where: Path | None = None, job=None):
         text = to_json(config)
-        self.config, self.hash = config, hashlib.sha256(text.encode()).hexdigest()[:12]
-        self.folder = (where or store_folder()) / self.hash
-        self.state_file, self.provenance_file = self.folder / "state.safetensors", self.folder / "provenance.json"
+        self.config, self.job, self.hash = config, job, hashlib.sha256(text.encode()).hexdigest()[:12]
+        self.places = [where] if where else [store_folder(), *shelves()]
 
     def __repr__(self): return f"Run({self.hash}: {self.config.method} on {self.config.dataset})"
+
+    @property
+    def folder(self) -> Path:
+        "The first place in which the run is finished; where it is in none, its place in the store."
+        folders = [place / self.hash for place in self.places]
+        return next((f for f in folders if (f / "provenance.json").exists()), folders[0])
+
+    @property
+    def provenance_file(self) -> Path: return self.folder / "provenance.json"
+
+    @property
+    def state_file(self) -> Path: return self.folder / "state.safetensors"
+
+    @property
+    def is_finished(self) -> bool: return self.provenance_file.exists()
+
+    @property
+    def is_shelved(self) -> bool:
+        "Is it on a shelf, and not in the store?"
+        return self.folder.parent != self.places[0]
+
+    def in_store(self) -> "Run":
+        "The same run, in the store alone: where it is written."
+        return Run(self.config, self.places[0], self.job)
 
     def model_file(self, step: int) -> Path:
         "Where encoder and head after `step` steps are."
@@ -109,17 +147,30 @@ class Run:
     @property
     def provenance(self) -> dict:
         "Commit, versions, device, seconds, images per second of a finished run."
-        return json.loads(self.provenance_file.read_text("utf-8"))
+        return json.loads(noted(self.provenance_file).read_text("utf-8"))
 
     @property
     def history(self) -> pd.DataFrame:
         "The loss of every step (columns step, loss), and what the method noted after some (0: before the first)."
         return pd.read_csv(self.folder / "history.csv")
 
+    def is_light(self, step: int) -> bool:
+        "Did what stands in the head of a model come along, and its weights not?"
+        return str(step) in self._heads() and not self.model_file(step).exists()
+
+    def _heads(self) -> dict:
+        path = self.folder / "models.json"  # on shelves
+        return json.loads(path.read_text("utf-8")) if path.exists() else {}
+
+    def about(self, step: int) -> dict:
+        "What stands in the head of the model after `step` steps: seconds of training, digests."
+        return self._heads()[str(step)] if self.is_light(step) else stored_info(self.model_file(step))
+
     def verify(self):
-        "`CorruptFile` unless the run is finished and every model in it is whole."
-        if not self.provenance_file.exists(): raise CorruptFile(f"{self.folder} is not finished")
-        for step in self.config.save_at: load_tensors(self.model_file(step))
+        "`CorruptFile` unless the run is finished and every model that came along is whole."
+        if not self.is_finished: raise CorruptFile(f"{self.folder} is not finished")
+        for step in self.config.save_at:
+            if not self.is_light(step): load_tensors(self.model_file(step))
 
     def lock(self):
         """Held while training: two processes that want the same run do not both train it. Freed by the system on a
@@ -133,6 +184,7 @@ class Run:
     def finish(self, history: pd.DataFrame, about: dict):
         "Write what makes a run finished; `provenance.json` last."
         with replacing(self.folder / "history.csv") as part: history.to_csv(part, index=False)
+        noted(self.provenance_file, "made")
         with replacing(self.provenance_file) as part: part.write_text(json.dumps(about, indent=1), "utf-8")
         self.state_file.unlink(missing_ok=True)
 
@@ -149,13 +201,15 @@ def _whole(fns, key: dict) -> dict:
     fns = fns if isinstance(fns, (list, tuple)) else (fns,)
     return {"behaviour": behaviour_of(*fns), "key": plain(key)}
 
-def _place(whole: dict, suffix: str) -> Path:
-    return store_folder() / "results" / f"{hashlib.sha256(to_json(whole).encode()).hexdigest()[:16]}{suffix}"
+def _places(whole: dict, suffix: str) -> list[Path]:
+    "Where a result can be: in the store, where it is written, and on the shelves."
+    name = f"{hashlib.sha256(to_json(whole).encode()).hexdigest()[:16]}{suffix}"
+    return [place / "results" / name for place in (store_folder(), *shelves())]
 
 # %% ../nbs/lib/14_runs.ipynb #1748a608
 def _keep(path: Path, write: Callable[[Path], None]):
     "Write a result; where that cannot be, it is computed again next time."
-    try: write(path)
+    try: write(noted(path, "made"))
     except OSError as err: warnings.warn(f"{path.parent} cannot be written to ({err.strerror}): results are not kept")
 
 # %% ../nbs/lib/14_runs.ipynb #11f2c19b
@@ -163,15 +217,17 @@ def cached(fns, key: dict, compute: Callable[[], dict], device: torch.device | N
     """The plain values that `compute()` gives, from the store if they were computed before for an equal `key` (all
     arguments that can change them) by code of equal behaviour (`behaviour_of`): `fns`, one function or several.
     `device`: where `compute` works (default: the best)."""
-    path = _place(whole := _whole(fns, key), ".json")
-    try:
-        kept = json.loads(path.read_text("utf-8"))
-        return Found(kept["result"], kept["by"])
-    except (OSError, ValueError, KeyError): pass  # not there, or damaged
+    paths = _places(whole := _whole(fns, key), ".json")
+    for path in paths:
+        try:
+            kept = json.loads(path.read_text("utf-8"))
+            noted(path)
+            return Found(kept["result"], kept["by"])
+        except (OSError, ValueError, KeyError): pass  # not there, or damaged
     text = json.dumps(whole | {"result": compute(), "by": provenance(device or best_device())})
     def write(path):
         with replacing(path) as part: part.write_text(text, "utf-8")
-    _keep(path, write)
+    _keep(paths[0], write)
     kept = json.loads(text)
     return Found(kept["result"], kept["by"])
 
@@ -179,11 +235,13 @@ def cached(fns, key: dict, compute: Callable[[], dict], device: torch.device | N
 def cached_tensors(fns, key: dict, compute: Callable[[], dict[str, Tensor]],
                    device: torch.device | None = None) -> Found:
     "The same for tensors (returned on the CPU)."
-    path = _place(whole := _whole(fns, key), ".safetensors")
-    try:
-        tensors, info = load_tensors(path)
-        return Found(tensors, info["by"])
-    except (CorruptFile, KeyError): pass
+    paths = _places(whole := _whole(fns, key), ".safetensors")
+    for path in paths:
+        try:
+            tensors, info = load_tensors(path)
+            noted(path)
+            return Found(tensors, info["by"])
+        except (CorruptFile, KeyError): pass
     found = Found({k: t.detach().cpu() for k, t in compute().items()}, provenance(device or best_device()))
-    _keep(path, lambda path: save_tensors(path, found, **whole, by=found.by))
+    _keep(paths[0], lambda path: save_tensors(path, found, **whole, by=found.by))
     return found

@@ -22,7 +22,9 @@ from torch import Tensor
 from . import report
 from .core import ROOT, SettingError, checked, replacing
 from .data import DataError, Images, is_there, load
+from .runs import Run
 from .studies import declared
+from .train import TrainConfig, TrainJob, train_all
 
 # %% ../nbs/lib/23_study.ipynb #3180d2f0
 RANGES = {  # of numbers, and of the entries of lists: the least and the largest value, and how that is said
@@ -134,12 +136,22 @@ def show_row(ax: plt.Axes, images: Tensor, title: str):
 
 # %% ../nbs/lib/23_study.ipynb #5d1c0b04
 class Study:
-    "A run of the study notebook `name` (such as 04_attacks) with these `settings`, and what belongs to it."
-    def __init__(self, name: str, settings, given: list[str]):
+    """A run of the study notebook `name` (such as 04_attacks) with these `settings` out of those of the `scales`, and
+    what belongs to it. `given`: the names of the notebook's parameters."""
+    def __init__(self, name: str, settings, given: list[str], scales: Iterable[str] = ()):
         about = declared(ROOT / "nbs")[name[:2]]
         self.name, self.settings, self.claims, self.given = name, settings, about.claims, given
+        self.scales = list(scales)
         self.paper, self.dataset, self.scale = about.papers[0], settings.dataset, settings.scale
         self._figures = 0
+
+    def train(self, jobs: list[TrainConfig | TrainJob]) -> list[Run]:
+        """The runs of `jobs`, found or trained (`train.train_all`). Said before: how many there are of each; and how to
+        do with less where it takes more than a minute."""
+        smaller = self.scales[:self.scales.index(self.scale)] if self.scale in self.scales else []
+        ways = [f"scale = {name!r}" for name in smaller[-1:]]
+        if len(seeds := self.settings.seeds) > 1: ways.append(f"seeds = {seeds[:1]}")
+        return train_all(jobs, advice="what takes less: " + (" or ".join(ways) or "a smaller data set"))
 
     def record(self, values: dict[str, float], item: str, method: str, **more):
         """Write a record for each metric of `values`; of this paper and set unless `more` says otherwise
@@ -194,7 +206,7 @@ def begin(name: str, namespace: dict, scales: dict[str, Any]) -> Study:
     "The study of the notebook `name` with the `parameters` in its `globals()`; sets the `style` of its figures, too."
     style()
     pd.set_option("display.max_colwidth", None)
-    return Study(name, parameters(namespace, scales), list(namespace["__annotations__"]))
+    return Study(name, parameters(namespace, scales), list(namespace["__annotations__"]), scales)
 
 # %% ../nbs/lib/23_study.ipynb #9a4b7387
 def scale_table(s: Study, scales: dict[str, Any]) -> pd.DataFrame:

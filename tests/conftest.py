@@ -23,6 +23,7 @@ def own_folders(tmp_path, monkeypatch):
     monkeypatch.setenv("SSLNB_STORE", str(tmp_path / "runs"))
     monkeypatch.setenv("SSLNB_REPORTS", str(tmp_path / "reports"))
     monkeypatch.setenv("SSLNB_PUBLISHED", str(tmp_path / "published"))
+    monkeypatch.setenv("SSLNB_SHELVES", "")
     monkeypatch.delenv("SSLNB_CACHE", raising=False)  # else it would be everybody's, whatever the data folder
 
 
@@ -49,6 +50,8 @@ def stop_at():
         def update(self, n=1, note=""):
             if self.left < 0: raise KeyboardInterrupt
             self.left -= n
+
+        skip = update
     return Stop
 
 

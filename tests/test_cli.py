@@ -72,6 +72,15 @@ def instant(monkeypatch):
     return done
 
 
+@pytest.fixture
+def in_process(monkeypatch):
+    "Notebooks run in this process: no kernels."
+    def execute(job, made_from, on_cell=None):
+        code = [c.source for c in nbformat.read(job.notebook.path, as_version=4).cells if c.cell_type == "code"]
+        exec("\n".join([code[0], *(f"{k} = {v!r}" for k, v in job.parameters.items()), *code[1:]]), {})
+    monkeypatch.setattr(schedule, "execute", execute)
+
+
 def sslnb(*args, code=0, **kwargs):
     "What a command prints; it must end with this exit code, and never with a traceback."
     done = CliRunner().invoke(cli.cli, list(map(str, args)), **kwargs)
@@ -344,10 +353,10 @@ def damage_swapped(run): (run.folder / "config.json").write_text(to_json(TrainCo
 @pytest.mark.parametrize("damage", [damage_cut, damage_bit, damage_gone, damage_about, damage_config, damage_swapped])
 def test_verify_finds_every_damage(damage, run):
     unfinished(seed=1)  # is no damage
-    assert sslnb("store", "verify") == "finished runs: 1, damaged: 0\n"
+    assert sslnb("store", "verify") == "finished runs: 1, remembered results: 0, damaged: 0\n"
     damage(run)
     told = sslnb("store", "verify", code=1)
-    assert run.hash in told.splitlines()[0] and told.endswith("finished runs: 1, damaged: 1\n")
+    assert run.hash in told.splitlines()[0] and told.endswith("finished runs: 1, remembered results: 0, damaged: 1\n")
 
 
 def test_store_lists_every_run(run):
@@ -361,7 +370,7 @@ def test_store_lists_every_run(run):
 
 def test_an_empty_store_is_no_mistake():
     assert sslnb("store").splitlines()[-1].startswith("runs: 0")
-    assert sslnb("store", "verify") == "finished runs: 0, damaged: 0\n"
+    assert sslnb("store", "verify") == "finished runs: 0, remembered results: 0, damaged: 0\n"
     assert sslnb("store", "prune", "--unfinished") == "no such run\n"
 
 
@@ -389,6 +398,45 @@ def test_prune_never_deletes_a_run_in_training(run, python):
     with pytest.raises(CorruptFile): run.verify()
 
 
+USES_STORE = """from sslnb.data import load
+from sslnb.evaluate import evaluate_run
+from sslnb.train import TrainConfig, load_encoder, pretrain
+few = load("digits", "test")[:100]
+config = TrainConfig(dataset="digits", method="rotnet", steps=2, batch_size=8, lr=1e-3, encoder="tiny", seed=int(x))
+run = pretrain(config)
+evaluate_run(run, 2, few, few, epochs=1)
+"""
+
+
+def test_a_shelf_holds_what_the_notebooks_read_and_spares_the_training(write, tmp_path, monkeypatch, in_process):
+    write("01", USES_STORE)
+    write("02", USES_STORE.replace("int(x)", "9") + "load_encoder(run)")
+    shelf = tmp_path / "shelf"
+    told = sslnb("shelve", "--data", "digits", "--to", shelf).splitlines()[-1]
+    assert told.startswith("runs: 2, encoders with weights: 1, remembered results: 2, ")
+    assert not (tmp_path / "reports").exists()  # nothing among yours
+    written = {p.relative_to(shelf): p.read_bytes() for p in shelf.rglob("*") if p.is_file()}
+    sslnb("shelve", "--data", "digits", "--to", shelf)
+    assert {p.relative_to(shelf): p.read_bytes() for p in shelf.rglob("*") if p.is_file()} == written
+
+    monkeypatch.setenv("SSLNB_STORE", str(tmp_path / "other"))
+    monkeypatch.setenv("SSLNB_SHELVES", str(shelf))
+    assert "finished runs: 2, remembered results: 2, damaged: 0" in sslnb("store", "verify")
+    sslnb("run", "01", "--data", "digits"), sslnb("run", "02", "--data", "digits")
+    assert not (tmp_path / "other").exists()
+    sslnb("run", "01", "--data", "digits", "-p", "x", 2)  # another seed: not on the shelf
+    assert "runs: 1, finished: 1" in sslnb("store")
+    result = next((shelf / "results").iterdir())
+    result.write_text("{", "utf-8")
+    assert "is no result" in sslnb("store", "verify", code=1)
+
+
+def test_a_notebook_that_fails_puts_nothing_on_the_shelf(write, tmp_path, in_process):
+    write("01", "1 / 0")
+    assert "01_small failed" in sslnb("shelve", "--data", "digits", "--to", tmp_path / "shelf", code=2)
+    assert not (tmp_path / "shelf").exists()
+
+
 # What is at hand may be anything: other people's repositories, full disks, other languages, files that lie about.
 
 def test_a_copy_of_the_project_inside_another_repository_has_no_commit(tmp_path):
@@ -405,12 +453,12 @@ def test_a_copy_of_the_project_inside_another_repository_has_no_commit(tmp_path)
 
 
 def test_relative_places_mean_the_same_to_the_command_and_to_its_kernels(write, tmp_path, monkeypatch):
-    write("01", "from sslnb import report, runs\nprint(report.reports(), runs.store_folder())")
+    write("01", "from sslnb import report, runs\nprint(report.reports(), runs.store_folder(), *runs.shelves())")
     monkeypatch.chdir(tmp_path)
-    for name, place in (("SSLNB_REPORTS", "r"), ("SSLNB_STORE", "s")): monkeypatch.setenv(name, place)
+    for name, place in (("SSLNB_REPORTS", "r"), ("SSLNB_STORE", "s"), ("SSLNB_SHELVES", "a:b")): monkeypatch.setenv(name, place)
     sslnb("run", "01", "--data", "digits")
     copy = nbformat.read(tmp_path / "r" / "digits-quick" / "01_small.ipynb", 4)
-    assert copy.cells[3].outputs[0].text == f"{tmp_path / 'r'} {tmp_path / 's'}\n"
+    assert copy.cells[3].outputs[0].text == " ".join(str(tmp_path / name) for name in "rsab") + "\n"
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from sslnb.core import SettingError, rng
 from sslnb.methods import DeepCluster
 from sslnb.models import ENCODERS, encoder, features
 from sslnb.runs import Run, load_tensors
-from sslnb.train import TrainJob, TrainConfig, Training, _find_or_train, load_buffer, resolve, train_all
+from sslnb.train import TrainConfig, Training, _find_or_train, load_buffer, resolve, train_all
 
 CPU = torch.device("cpu")
 CONFIG = TrainConfig(dataset="digits", method="deepcluster", encoder="small-alexnet", steps=23, batch_size=16, lr=0.05,
@@ -27,10 +27,10 @@ def some(): return data.load("digits").at_most(100)  # six steps an epoch
 
 @pytest.mark.slow
 def test_interrupted_within_an_epoch_goes_on_with_the_same_clusters(some, tmp_path, stop_at):
-    job = TrainJob(*resolve(CONFIG, CPU, some))
+    job = resolve(CONFIG, CPU, some)
     straight, = train_all([job], CPU, store=tmp_path / "straight")
     run = Run(job.config, tmp_path / "broken")
-    with pytest.raises(KeyboardInterrupt): _find_or_train(job, stop_at(10), CPU, store=tmp_path / "broken")
+    with pytest.raises(KeyboardInterrupt): _find_or_train(Run(job.config, tmp_path / "broken", job), stop_at(10), CPU)
     assert 6 < load_tensors(run.state_file)[1]["step"] < 23 and not run.provenance_file.exists()
     run, = train_all([job], CPU, store=tmp_path / "broken")
     assert run.history.equals(straight.history) and run.history.nmi_labels.notna().sum() == 4
@@ -39,7 +39,7 @@ def test_interrupted_within_an_epoch_goes_on_with_the_same_clusters(some, tmp_pa
 
 
 def test_a_new_classifier_has_no_momentum_but_the_encoder_keeps_its_own(some):
-    training = Training(*resolve(CONFIG, CPU, some), CPU)
+    training = Training(resolve(CONFIG, CPU, some), CPU)
     for _ in range(6): training.take_step()
     method, state = training.method, training.optimizer.state
     old = {p: state[p]["momentum_buffer"].clone() for p in method.parameters()}
@@ -61,7 +61,7 @@ def test_clusters_as_good_as_those_of_scikit_learn(some):
 
 
 def test_every_cluster_is_seen_equally_often(some):
-    training = Training(*resolve(CONFIG, CPU, some), CPU)
+    training = Training(resolve(CONFIG, CPU, some), CPU)
     training.take_step()
     seen = training.method.assigned[training.order].bincount(minlength=8)
     assert len(training.order) == 100 and seen.max() - seen.min() <= 1
@@ -69,7 +69,7 @@ def test_every_cluster_is_seen_equally_often(some):
 
 def test_labels_are_not_needed_and_change_nothing(some):
     unlabelled = replace(some, labels=torch.full_like(some.labels, -1))
-    runs = [Training(replace(resolve(CONFIG, CPU, some)[0]), images, CPU) for images in (some, unlabelled)]
+    runs = [Training(resolve(CONFIG, CPU, some)._replace(images=images), CPU) for images in (some, unlabelled)]
     for _ in range(8):
         for training in runs: training.take_step()
     assert torch.equal(runs[0].losses, runs[1].losses) and torch.equal(runs[0].order, runs[1].order)
@@ -81,7 +81,7 @@ def test_labels_are_not_needed_and_change_nothing(some):
                                               ({"k": 3}, "k")])
 def test_what_cannot_be_clustered_is_refused(some, options, message):
     with pytest.raises(SettingError, match=message):
-        Training(*resolve(replace(CONFIG, options=options), CPU, some), CPU)
+        Training(resolve(replace(CONFIG, options=options), CPU, some), CPU)
 
 
 @pytest.mark.parametrize("name", [name for name in ENCODERS if "alexnet" in name])
@@ -93,7 +93,7 @@ def test_alexnet_takes_grey_and_coloured_images(some, name):
 
 
 def test_the_kept_assignment_is_that_of_the_last_clustering(some, tmp_path):
-    run, = train_all([TrainJob(*resolve(CONFIG, CPU, some))], CPU, store=tmp_path)
+    run, = train_all([resolve(CONFIG, CPU, some)], CPU, store=tmp_path)
     assigned = load_buffer(run, "assigned")
     assert assigned.shape == (100,) and not torch.equal(assigned, load_buffer(run, "assigned", 10))
     with pytest.raises(SettingError, match="keeps nothing called 'memory'"): load_buffer(run, "memory")

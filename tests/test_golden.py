@@ -81,11 +81,10 @@ METHOD_OPTIONS = {
 def trained(method):
     config = TrainConfig(**dict(method=method, steps=4, batch_size=32, lr=0.01, encoder="tiny", precision="fp32")
                          | METHOD_OPTIONS[method])
-    config, some = resolve(config, CPU, images())
-    training = Training(config, some, CPU)
+    training = Training(resolve(config, CPU, images()), CPU)
     for _ in range(4): training.take_step()
     weights = torch.cat([p.detach().flatten() for p in training.method.parameters()])
-    return config, [*training.losses.tolist(), weights.abs().mean().item()]
+    return training.config, [*training.losses.tolist(), weights.abs().mean().item()]
 
 
 # Views, images, encoders

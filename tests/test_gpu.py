@@ -91,8 +91,8 @@ def training(method, options, device, **settings):
     config = TrainConfig(method=method, steps=5, batch_size=16, lr=1e-3,
                          encoder="vit_tiny" if method == "mae" else "tiny", options=options, **settings)
     with mock.patch("sslnb.train._behaviour", lambda *_: {}):  # reads the source of all code, that of the pretence, too
-        config, images = resolve(config, device, some_images())
-    return Training(config, images, device)
+        job = resolve(config, device, some_images())
+    return Training(job, device)
 
 
 @pytest.mark.parametrize("room", [True, False], ids=["images on the GPU", "images in memory"])

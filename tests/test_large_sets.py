@@ -25,7 +25,7 @@ data.Images.fingerprint = property(lambda self: "0" * 16)
 config = TrainConfig(dataset="made", method=sys.argv[3], encoder=sys.argv[4], steps=3,
                      batch_size=int(sys.argv[5]), lr=1e-4)
 before = anonymous()
-training = Training(*resolve(config, torch.device("cpu"), images), torch.device("cpu"))
+training = Training(resolve(config, torch.device("cpu"), images), torch.device("cpu"))
 for _ in range(3): training.take_step()
 training.check_finite()
 print(json.dumps({"added": anonymous() - before, "pixels": pixels.numel() / 2**20}))

@@ -57,16 +57,16 @@ def test_state_dict_carries_the_momentum(network):
     for a, b in zip(network.parameters(), other.parameters()): assert torch.equal(a, b)
 
 
-def with_lars(config, images):
-    training = Training(config, images, CPU)
-    training.optimizer = LARS(training.method.parameters(), config.lr, weight_decay=1e-4, nesterov=True)
+def with_lars(job):
+    training = Training(job, CPU)
+    training.optimizer = LARS(training.method.parameters(), job.config.lr, weight_decay=1e-4, nesterov=True)
     return training
 
 
 def test_a_training_goes_on_to_the_bit(tmp_path):
-    config, images = resolve(TrainConfig(dataset="digits", method="supce", encoder="tiny", steps=8, batch_size=32,
-                                         lr=2.0, schedule="cosine"), CPU)
-    straight, stopped, taken_up = (with_lars(config, images) for _ in range(3))
+    job = resolve(TrainConfig(dataset="digits", method="supce", encoder="tiny", steps=8, batch_size=32, lr=2.0,
+                              schedule="cosine"), CPU)
+    straight, stopped, taken_up = (with_lars(job) for _ in range(3))
     for _ in range(8): straight.take_step()
     for _ in range(3): stopped.take_step()
     stopped.save(tmp_path / "state")

@@ -12,7 +12,7 @@ from sslnb.core import SettingError, rng
 from sslnb.methods import Batch, SimCLIC, SimSiam
 from sslnb.models import encoder
 from sslnb.runs import Run, load_tensors
-from sslnb.train import TrainJob, TrainConfig, Training, _find_or_train, pretrain, resolve, train_all
+from sslnb.train import TrainConfig, Training, _find_or_train, pretrain, resolve, train_all
 
 CPU = torch.device("cpu")
 SMALL = {"hidden": 32, "out": 16, "bottleneck": 8}
@@ -45,7 +45,7 @@ def test_heads_and_loss_are_those_of_lightly(some):
 
 
 def test_history_is_that_of_the_same_image_one_epoch_ago(some):
-    training = Training(*resolve(CONFIG, CPU, some), CPU)
+    training = Training(resolve(CONFIG, CPU, some), CPU)
     method, remembered, steps = training.method, {}, 8
     for _step in range(steps):
         def watch(z, u, index, perturb=method.perturb):
@@ -64,10 +64,10 @@ def test_history_is_that_of_the_same_image_one_epoch_ago(some):
 
 
 def test_history_survives_an_interruption_to_the_bit(some, tmp_path, stop_at):
-    job = TrainJob(*resolve(replace(CONFIG, save_at=(6,)), CPU, some))
+    job = resolve(replace(CONFIG, save_at=(6,)), CPU, some)
     straight, = train_all([job], CPU, store=tmp_path / "straight")
     run = Run(job.config, tmp_path / "broken")
-    with pytest.raises(KeyboardInterrupt): _find_or_train(job, stop_at(6), CPU, store=tmp_path / "broken")
+    with pytest.raises(KeyboardInterrupt): _find_or_train(Run(job.config, tmp_path / "broken", job), stop_at(6), CPU)
     state, info = load_tensors(run.state_file)
     assert 4 < info["step"] < 14 and not state["method.memory"].isnan().any()
     run, = train_all([job], CPU, store=tmp_path / "broken")
@@ -77,8 +77,8 @@ def test_history_survives_an_interruption_to_the_bit(some, tmp_path, stop_at):
 
 
 def test_history_of_other_images_is_refused(some, tmp_path, stop_at):
-    job = TrainJob(*resolve(replace(CONFIG, save_at=(6,)), CPU, some))
-    with pytest.raises(KeyboardInterrupt): _find_or_train(job, stop_at(6), CPU, store=tmp_path)
+    job = resolve(replace(CONFIG, save_at=(6,)), CPU, some)
+    with pytest.raises(KeyboardInterrupt): _find_or_train(Run(job.config, tmp_path, job), stop_at(6), CPU)
     before = Run(job.config, tmp_path).state_file.read_bytes()
     changed = replace(some, pixels=some.pixels.flip(0))
     with pytest.raises(SettingError, match=f"has fingerprint {changed.fingerprint}, not .*belongs to one set"):
@@ -99,7 +99,7 @@ def test_wrong_strengths_are_named(wrong, message):
 def test_a_fixed_predictor_stays_as_it_began_and_the_others_do_not(some):
     for predictor, fixed in (("fixed-random", True), ("2-layer", False)):
         config = replace(CONFIG, options=SMALL | {"predictor": predictor}, weight_decay=0.01)
-        training = Training(*resolve(config, CPU, some), CPU)
+        training = Training(resolve(config, CPU, some), CPU)
         before = {k: v.clone() for k, v in training.method.predictor.named_parameters()}
         first = training.method.encoder.stem[0].weight.clone()
         for _ in range(3): training.take_step()

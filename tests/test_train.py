@@ -13,7 +13,7 @@ from sslnb import data, evaluate, methods
 from sslnb.core import SettingError
 from sslnb.methods import METHODS, SupCE
 from sslnb.runs import CorruptFile, Run, cached, load_tensors, save_tensors
-from sslnb.train import Diverged, TrainConfig, TrainJob, _find_or_train, load_encoder, pretrain, resolve, train_all
+from sslnb.train import Diverged, TrainConfig, _find_or_train, load_encoder, pretrain, resolve, train_all
 
 CONFIG = TrainConfig(dataset="shapes", method="simclr", encoder="tiny", steps=120, batch_size=16, lr=1e-3,
                      save_at=(0, 50), options={"hidden": 32, "out": 16})
@@ -28,7 +28,7 @@ pretrain(from_json(TrainConfig, sys.argv[1]), save_every=0)
 
 @pytest.fixture
 def run():
-    return Run(resolve(CONFIG, CPU)[0])
+    return Run(resolve(CONFIG, CPU).config)
 
 
 def as_json(run):
@@ -81,7 +81,7 @@ def test_damaged_checkpoint_is_discarded_and_redone(damage, stop_at):
     expected = contents(whole)
     run = Run(whole.config, whole.folder.parent / "again")
     with pytest.raises(KeyboardInterrupt):  # an unfinished run: stopped after step 10
-        _find_or_train(TrainJob(*resolve(config, CPU)), stop_at(10), CPU, store=run.folder.parent)
+        _find_or_train(Run(whole.config, run.folder.parent, resolve(config, CPU)), stop_at(10), CPU)
     os.truncate(run.state_file if damage == "state" else run.model_file(10), 200)
     with pytest.warns(UserWarning, match="starts again"): pretrain(config, store=run.folder.parent)
     assert contents(run)[1].equals(expected[1])
@@ -103,7 +103,7 @@ def test_interrupted_fine_tuning_ends_bit_identical(tmp_path, stop_at):
     job = evaluate.fine_tuning(start, data.load("shapes"), 0.05, epochs=4, keep=(0, 2))
     straight, = train_all([job], store=tmp_path / "straight")
     with pytest.raises(KeyboardInterrupt):
-        _find_or_train(job, stop_at(10), CPU, store=tmp_path / "broken", save_every=0)
+        _find_or_train(Run(job.config, tmp_path / "broken", job), stop_at(10), CPU, save_every=0)
     broken, = train_all([job], store=tmp_path / "broken")
     (models, history), (expected, expected_history) = contents(broken), contents(straight)
     assert history.equals(expected_history) and len(history) == 24
@@ -170,9 +170,9 @@ def test_a_state_of_a_method_with_other_buffers_is_begun_again(monkeypatch, stop
             self.register_buffer("seen", torch.zeros(width))
     config = replace(register(monkeypatch, Mine), steps=30, save_at=(10,))
     expected = pretrain(config).history
-    job = TrainJob(*resolve(config, CPU))
+    job = resolve(config, CPU)
     run = Run(job.config, Run(job.config).folder.parent / "again")
-    with pytest.raises(KeyboardInterrupt): _find_or_train(job, stop_at(10), CPU, store=run.folder.parent)
+    with pytest.raises(KeyboardInterrupt): _find_or_train(Run(job.config, run.folder.parent, job), stop_at(10), CPU)
     tensors, info = load_tensors(run.state_file)
     save_tensors(run.state_file, tensors | {"method.seen": torch.zeros(3)}, **info)
     with pytest.warns(UserWarning, match="seen of the method were other ones when it was saved; this run starts again"):

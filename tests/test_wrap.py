@@ -57,6 +57,6 @@ def test_other_code_or_settings_with_the_same_weights_are_another_run(images):
     encoders = [wrap(module, images, resize=size, name="mine")
                 for module, size in ((one, None), (other, None), (one, 32))]
     assert len({digest_of(e) for e in encoders}) == 1
-    found = [resolve(config(e), CPU, images, e)[0] for e in encoders]
+    found = [resolve(config(e), CPU, images, e).config for e in encoders]
     assert found[0] != found[1] and found[0] != found[2]
-    assert resolve(config(encoders[0]), CPU, images, copy.deepcopy(encoders[0]))[0] == found[0]
+    assert resolve(config(encoders[0]), CPU, images, copy.deepcopy(encoders[0])).config == found[0]

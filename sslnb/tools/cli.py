@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['Commands', 'typed', 'table', 'cli', 'list_notebooks', 'run_one', 'run_study', 'write_report', 'compare_numbers',
-           'data_group', 'get_set', 'store_group', 'verify_store', 'prune_store']
+           'data_group', 'get_set', 'store_group', 'verify_store', 'prune_store', 'make_shelf']
 
 # %% ../../nbs/tools/05_cli.ipynb #ecd22d9a
-import ast, json, os, warnings
+import ast, json, os, tempfile, warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,8 @@ import sslnb
 from .execution import NotebookJob, failed_copy, job, stamp_of
 from .notebook import SCALES, Mistake, chosen, notebooks, shown
 from .schedule import Outcome, run_jobs, usual_jobs
-from .store import (damage, days_idle, inside, is_finished, remove, result_files, run_folders, run_row,
-                               set_rows, size)
+from .store import (damage, damaged_result, days_idle, enter, inside, is_finished, read_by, remove,
+                               result_files, run_folders, run_row, set_rows, shelve, size)
 
 # %% ../../nbs/tools/05_cli.ipynb #1bce29df
 def _mistakes() -> tuple[type, ...]:
@@ -229,20 +229,25 @@ def get_set(name):
 def store_group(ctx):
     "The store of trained encoders: every run, its size, whether it is finished."
     if ctx.invoked_subcommand: return
-    from sslnb.runs import store_folder
-    folders, results = run_folders(), result_files()
-    click.echo(table("run,method,data set,encoder,steps,seed,size,state", map(run_row, folders)))
-    click.echo(f"runs: {len(folders)}, finished: {sum(map(is_finished, folders))}, {size(inside(folders))}; "
-               f"remembered results: {len(results)}, {size(results)}; in {shown(store_folder().absolute())}")
+    from sslnb.runs import shelves, store_folder
+    click.echo(table("run,method,data set,encoder,steps,seed,size,state", map(run_row, run_folders())))
+    for place in (store_folder(), *shelves()):
+        folders, results = run_folders(place), result_files(place)
+        click.echo(f"runs: {len(folders)}, finished: {sum(map(is_finished, folders))}, {size(inside(folders))}; "
+                   f"remembered results: {len(results)}, {size(results)}; in {shown(place)}")
 
 # %% ../../nbs/tools/05_cli.ipynb #a8eceac4
 @store_group.command("verify", epilog=_examples("sslnb store verify"))
 def verify_store():
-    "Read every file of every finished run and compare it with its digest. Exit code 1 if one is damaged."
-    finished = [f for f in run_folders() if is_finished(f)]
-    found = [d for f in tqdm(finished, "verifying", leave=False, disable=None) if (d := damage(f))]
+    """Read every file of every finished run and every remembered result, in the store and on the shelves, and compare
+    it with its digest. Exit code 1 if one is damaged."""
+    from sslnb.runs import shelves, store_folder
+    places = [store_folder(), *shelves()]
+    runs = [(damage, f) for place in places for f in run_folders(place) if is_finished(f)]
+    results = [(damaged_result, f) for place in places for f in result_files(place)]
+    found = [d for check, f in tqdm([*runs, *results], "verifying", leave=False, disable=None) if (d := check(f))]
     for text in found: click.echo(text)
-    click.echo(f"finished runs: {len(finished)}, damaged: {len(found)}")
+    click.echo(f"finished runs: {len(runs)}, remembered results: {len(results)}, damaged: {len(found)}")
     if found: click.get_current_context().exit(1)
 
 # %% ../../nbs/tools/05_cli.ipynb #5d823e54
@@ -260,3 +265,35 @@ def prune_store(unfinished, older_than, yes):
     if not yes: click.confirm(f"Delete runs: {len(found)}, {size(inside(found))}?", abort=True)
     kept = [f.name for f in found if not remove(f)]
     click.echo(f"deleted: {len(found) - len(kept)}" + (f"; in use, and kept: {', '.join(kept)}" if kept else ""))
+
+# %% ../../nbs/tools/05_cli.ipynb #c759739f
+@cli.command("shelve", epilog=_examples("sslnb shelve", "sslnb shelve --scale smoke --to /tmp/shelf --weights none"))
+@_scale
+@_data
+@click.option("--weights", type=click.Choice(["asked", "all", "none"]), default="asked", show_default=True,
+              help="Which weights come along: those that the notebooks load, all, none.")
+@click.option("--to", "place", type=click.Path(file_okay=False, path_type=Path), help="[default: data/shelf]")
+def make_shelf(scale, dataset, weights, place):
+    "Copy to a shelf what the notebooks read from the store. They are executed for it; what is missing is made first."
+    from sslnb.core import ROOT, environment
+    place = (place or ROOT / "data" / "shelf").absolute()
+    with tempfile.TemporaryDirectory() as reports, environment(SSLNB_REPORTS=reports):
+        jobs = [job(nb, {"scale": scale, "dataset": dataset}) for nb in notebooks()]
+        read = read_by(lambda: _run_without_failure(jobs))
+    found = shelve(read, place, weights)
+    enter(place, f"{dataset}-{scale}", found)
+    click.echo(_shelf_row(found, place))
+
+# %% ../../nbs/tools/05_cli.ipynb #4bf2142d
+def _run_without_failure(jobs: list[NotebookJob]):
+    failed = [o for o in _run_or_tell(jobs, force=True, at_once=usual_jobs()) if o.state == "failed"]
+    if failed: raise Mistake(f"nothing was put on the shelf: {failed[0].notebook} failed, {failed[0].why}")
+
+# %% ../../nbs/tools/05_cli.ipynb #9a9b5a62
+def _shelf_row(found: list[Path], place: Path) -> str:
+    runs, models = (sum(p.match(name) for p in found) for name in ("models.json", "model-*"))
+    results = sum(p.parent.name == "results" for p in found)
+    largest = max(found, key=lambda p: p.stat().st_size, default=None)
+    return (f"runs: {runs}, encoders with weights: {models}, remembered results: {results}, {size(found)} in "
+            f"{shown(place)}" + (f"; the largest: {largest.relative_to(place)}, {size([largest])}" if largest else ""))
+

@@ -181,12 +181,9 @@ def usual_jobs() -> int:
 @contextlib.contextmanager
 def sharing(at_once: int):
     "Within it, each of so many kernels gets its share of the cores, unless `OMP_NUM_THREADS` says otherwise."
-    before = os.environ.get("OMP_NUM_THREADS")
-    if at_once > 1: os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // at_once)))
-    try: yield
-    finally:
-        os.environ.pop("OMP_NUM_THREADS", None)
-        if before is not None: os.environ["OMP_NUM_THREADS"] = before
+    from sslnb.core import environment
+    share = str(max(1, (os.cpu_count() or 1) // at_once)) if at_once > 1 else None
+    with environment(OMP_NUM_THREADS=os.environ.get("OMP_NUM_THREADS", share)): yield
 
 # %% ../../nbs/tools/02_schedule.ipynb #9fd2407e
 def stop(running: dict[Future, NotebookJob]):
@@ -212,8 +209,10 @@ def _images(jobs: list[NotebookJob]) -> dict[str, str]:
 # %% ../../nbs/tools/02_schedule.ipynb #b66007ac
 def _fix_places():
     "Make the folders that the environment names absolute: a kernel has another current folder."
+    from sslnb.runs import shelves
     for place in ("SSLNB_DATA", "SSLNB_STORE", "SSLNB_REPORTS", "SSLNB_PUBLISHED", "SSLNB_NOTEBOOKS"):
         if os.environ.get(place): os.environ[place] = os.path.abspath(os.path.expanduser(os.environ[place]))
+    os.environ["SSLNB_SHELVES"] = os.pathsep.join(map(str, shelves()))
 
 # %% ../../nbs/tools/02_schedule.ipynb #c48f8e7c
 def _ways(jobs: list[NotebookJob], needs: dict[str, set[str]]) -> dict[str, float]:

@@ -35,7 +35,7 @@ def simclr(encoder: str, batch: int, device: torch.device, **settings) -> Traini
     "SimCLR in training with the library's own recipe, precision (bf16 where the hardware has it) and layout."
     config = TrainConfig(dataset=images().name.split("/")[0], method="simclr", encoder=encoder, steps=100_000,
                          batch_size=batch, lr=1e-3, options={"hidden": 256, "out": 128}, **settings)
-    return Training(*resolve(config, device), device)
+    return Training(resolve(config, device), device)
 
 
 def flops(training: Training, views: torch.Tensor) -> int:

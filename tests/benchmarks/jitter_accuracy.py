@@ -67,7 +67,7 @@ def main():
     config = TrainConfig(method="simclr", encoder=args.encoder, steps=args.steps, batch_size=256, lr=0.3, optimizer="sgd",
                          weight_decay=5e-4, schedule="cosine", warmup=min(100, args.steps // 5), seed=args.seed,
                          options=dict(hidden=512, out=128, temperature=0.2))
-    start, training = time.time(), Training(*resolve(config, args.device, fit), args.device)
+    start, training = time.time(), Training(resolve(config, args.device, fit), args.device)
     while training.step < args.steps: training.take_step()
     training.check_finite()
     found = {"way": args.way, "seed": args.seed, "steps": args.steps, "seconds": round(time.time() - start)}
