@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Steps', 'OPTIMIZERS', 'TrainConfig', 'TrainJob', 'learning_rate', 'make_optimizer', 'Diverged', 'Training', 'resolve',
-           'train_all', 'pretrain', 'load_encoder', 'load_classifier', 'load_buffer', 'seconds_until']
+           'train_all', 'pretrain', 'load_state', 'load_encoder', 'load_classifier', 'load_buffer', 'seconds_until']
 
 # %% ../nbs/lib/15_train.ipynb #0f4504a4
 import copy, functools, hashlib, math, sys, time, warnings
@@ -405,12 +405,12 @@ def _state(run, step, part) -> dict[str, Tensor]:
     "The tensors whose names begin with `part`, as they were after `step` steps."
     step = run.config.steps if step is None else step
     if step not in run.config.save_at: raise SettingError(f"{run} kept steps {run.config.save_at}, not {step}")
-    state = _weights(run, step)
+    state = load_state(run, step)
     return {k.removeprefix(part): v for k, v in state.items() if k.startswith(part)}
 
 # %% ../nbs/lib/15_train.ipynb #b58c6d15
-def _weights(run, step) -> dict[str, Tensor]:
-    "All that was kept after `step` steps. Weights that did not come along are made again, which is said."
+def load_state(run: Run, step: int) -> dict[str, Tensor]:
+    "All tensors of the method of `run` after `step` steps; made again, which is said, where they did not come along."
     if run.is_light(step):
         if step == 0 and (state := _untrained(run)): return state
         _train_again(run)

@@ -455,7 +455,7 @@ def test_a_copy_of_the_project_inside_another_repository_has_no_commit(tmp_path)
 def test_relative_places_mean_the_same_to_the_command_and_to_its_kernels(write, tmp_path, monkeypatch):
     write("01", "from sslnb import report, runs\nprint(report.reports(), runs.store_folder(), *runs.shelves())")
     monkeypatch.chdir(tmp_path)
-    for name, place in (("SSLNB_REPORTS", "r"), ("SSLNB_STORE", "s"), ("SSLNB_SHELVES", "a:b")): monkeypatch.setenv(name, place)
+    for name, place in dict(REPORTS="r", STORE="s", SHELVES="a:b").items(): monkeypatch.setenv(f"SSLNB_{name}", place)
     sslnb("run", "01", "--data", "digits")
     copy = nbformat.read(tmp_path / "r" / "digits-quick" / "01_small.ipynb", 4)
     assert copy.cells[3].outputs[0].text == " ".join(str(tmp_path / name) for name in "rsab") + "\n"

@@ -17,7 +17,7 @@ from sslnb.report import begin_run, claims, record_all, record_claim, verdicts
 from sslnb.tools import cli
 from sslnb.tools.page import build_page, claim_rows, notebook_pages
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("site")]
 
 ROOT = Path(__file__).resolve().parents[1]
 VOID = {"meta", "link", "img", "input", "col", "br", "hr"}
