@@ -16,7 +16,7 @@ test: $(VENV)/.ready ## exported code is current; notebooks of library and tools
 	VENV=$(VENV) tests/run.sh
 
 test-fast: $(VENV)/.ready ## the inner loop: no kernel, no browser
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
 
 lab: $(VENV)/.ready
 	$(BIN)/jupyter lab nbs

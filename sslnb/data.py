@@ -7,7 +7,7 @@ __all__ = ['ARCHIVES', 'VOC', 'LISTED', 'DRAWN', 'DataError', 'Images', 'stratif
            'load']
 
 # %% ../nbs/lib/03_data.ipynb #916f7c29
-import hashlib, json, os, re, shutil, tempfile, time, warnings
+import contextlib, hashlib, json, os, re, shutil, tempfile, time, warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -23,7 +23,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from .behaviour import version
-from .core import Progress, folder, locked, rng
+from .core import Progress, folder, locked, replacing, rng
 
 # %% ../nbs/lib/03_data.ipynb #70f70205
 class DataError(Exception):
@@ -660,6 +660,21 @@ def _tensor(array: np.ndarray) -> Tensor:
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")
         return torch.from_numpy(array)
 
+# %% ../nbs/lib/03_data.ipynb #ab01c5e7
+def _as_on_disk(place: Path, fingerprint: str) -> str:
+    "What changes when somebody writes to the files of a cache folder."
+    stats = [(place / name).stat() for name in ("pixels.npy", "labels.npy")]
+    return json.dumps([fingerprint, *((s.st_size, s.st_mtime_ns, s.st_ino) for s in stats)])
+
+# %% ../nbs/lib/03_data.ipynb #0e439cee
+def _was_verified(place: Path, fingerprint: str) -> bool:
+    try: return (place / "verified.json").read_text("utf-8") == _as_on_disk(place, fingerprint)
+    except OSError: return False
+
+def _note_verified(place: Path, fingerprint: str):
+    with contextlib.suppress(OSError):  # somebody else's folder: verified at every load
+        with replacing(place / "verified.json") as part: part.write_text(_as_on_disk(place, fingerprint), "utf-8")
+
 # %% ../nbs/lib/03_data.ipynb #d0de6557
 def _open(place: Path, stamp: str, name: str) -> tuple[Images, list[int]] | None:
     "The set in a cache folder and its official class ids; None without one for this stamp; an error if rotten."
@@ -668,7 +683,9 @@ def _open(place: Path, stamp: str, name: str) -> tuple[Images, list[int]] | None
     if meta["stamp"] != stamp: return None
     pixels, labels = np.load(place / "pixels.npy", mmap_mode="r"), np.load(place / "labels.npy")
     classes, fingerprint = tuple(meta["classes"]), meta["fingerprint"]
-    if _fingerprint(pixels, labels, classes) != fingerprint: raise ValueError("its fingerprint does not fit")
+    if not _was_verified(place, fingerprint):
+        if _fingerprint(pixels, labels, classes) != fingerprint: raise ValueError("its fingerprint does not fit")
+        _note_verified(place, fingerprint)
     return _known(Images(_tensor(pixels), torch.from_numpy(labels), classes, name), fingerprint), meta["ids"]
 
 # %% ../nbs/lib/03_data.ipynb #28b2a267

@@ -13,7 +13,7 @@ from execnb.shell import CaptureShell
 
 
 def pytest_collection_modifyitems(items):
-    "What is slow begins: then two workers end at the same time. (What shares a costly fixture is an `xdist_group`.)"
+    "What is slow begins: then two workers end at the same time."
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 

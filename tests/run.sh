@@ -17,4 +17,4 @@ $BIN/ruff check -q .
 # Two at a time, each with its share of the cores: most of a test is starting things. (Three on two cores took longer.)
 cores=$(nproc)
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(( cores > 1 ? cores / 2 : 1 ))}
-$BIN/python -m pytest -n 2 --dist loadgroup
+$BIN/python -m pytest -n 2 --dist worksteal

@@ -545,6 +545,16 @@ def test_damaged_cache(root, damage):
         load("zoo", root=root)
 
 
+def test_a_set_is_verified_once_and_again_when_its_files_are_others(root, monkeypatch):
+    load("zoo", root=root)
+    seen = []
+    monkeypatch.setattr(data, "_fingerprint", lambda *_: seen.append(1) or "other")
+    assert len(load("zoo", root=root)) == 8 and not seen
+    os.utime(root / "cache" / "zoo-train" / "pixels.npy")
+    with pytest.warns(UserWarning, match="does not fit"): load("zoo", root=root)  # and it is decoded again
+    assert seen
+
+
 def slow_load(root, log, seconds):
     "Load with a slow decoder that logs who decodes; answers with the fingerprint."
     decode = data._decode

@@ -16,7 +16,7 @@ from sslnb.losses import nt_xent, sup_con
 from sslnb.runs import Run, load_tensors
 from sslnb.train import TrainConfig, Training, _find_or_train, _keep_model, resolve, train_all
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("distributed")]
+pytestmark = pytest.mark.slow
 
 CPU = torch.device("cpu")
 CONFIG = dict(dataset="shapes", split="test", encoder="tiny", steps=3, batch_size=16, lr=0.02, optimizer="sgd",

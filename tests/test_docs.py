@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 NEEDED = ("sphinx", "myst_nb", "furo", "sphinx-mathjax-offline")
 missing = [name for name in NEEDED if not importlib.util.find_spec(name)]
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("docs"), pytest.mark.skipif(
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(
     bool(missing), reason=f"the site needs {', '.join(missing)}: uv pip install -e '.[docs]'")]
 
 

@@ -17,7 +17,7 @@ from sslnb.report import begin_run, claims, record_all, record_claim, verdicts
 from sslnb.tools import cli
 from sslnb.tools.page import build_page, claim_rows, notebook_pages
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("site")]
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[1]
 VOID = {"meta", "link", "img", "input", "col", "br", "hr"}
@@ -28,10 +28,8 @@ def rows(paper, item, method, dataset, scale="quick", values=(0.5, 0.52, 0.54), 
                  setting=setting, n=2000) for seed, v in enumerate(values)]
 
 
-@pytest.fixture
-def reports(tmp_path):
+def make_records(place):
     "Made records of all kinds: several sets, scales, readings and verdicts; two notebooks with figures."
-    place = tmp_path / "reports"
     for dataset in ("cifar10", "shapes"):
         record_all(sum((rows("rotnet", "Table 1", m, dataset, fraction=f, final=True, epochs=20.0)
                         for m in ("simclr", "rotnet") for f in (0.01, 0.5)), []))
@@ -60,12 +58,30 @@ def reports(tmp_path):
         fig.savefig(place / folder / f"{number}_small-line.png", dpi=60,
                     metadata={"Description": "A line, which goes up."})
         plt.close(fig)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    "A folder with such records and their page."
+    place = tmp_path_factory.mktemp("made") / "reports"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SSLNB_REPORTS", str(place))
+        patch.setenv("SSLNB_PUBLISHED", str(place / "none"))
+        make_records(place)
+        notebook_pages()
+        build_page()
     return place
 
 
 @pytest.fixture
+def reports(made, tmp_path):
+    "A copy of one's own."
+    return Path(shutil.copytree(made, tmp_path / "reports"))
+
+
+@pytest.fixture
 def soup(reports):
-    return BeautifulSoup(build_page().read_text("utf-8"), "html.parser")
+    return BeautifulSoup((reports / "index.html").read_text("utf-8"), "html.parser")
 
 
 def texts(elements):
@@ -195,9 +211,9 @@ def test_the_page_is_sound_html_that_needs_no_network(soup, reports):
 
 
 def test_the_same_records_give_the_same_bytes(reports):
-    first = build_page().read_bytes()
+    first = (reports / "index.html").read_bytes()
     assert build_page().read_bytes() == first
-    notebook_pages()  # what git ignores makes no difference
+    for p in reports.rglob("*_*.html"): p.unlink()  # what git ignores makes no difference
     assert build_page().read_bytes() == first
     assert str(reports).encode() not in first
 
@@ -219,8 +235,7 @@ def test_yours_stand_beside_the_published_numbers(reports, tmp_path):
 def opened(chromium, reports):
     """opened(width, after, **how): the page in a window, without a network. Neither it nor what is opened from it may
     fail, or ask for anything that is not a file."""
-    notebook_pages()
-    index, contexts, wrong = build_page(), [], []
+    index, contexts, wrong = reports / "index.html", [], []
 
     def opened(width=1280, after="", **how):
         how = {"viewport": {"width": width, "height": 800}, "reduced_motion": "reduce", "offline": True} | how
