@@ -251,7 +251,7 @@ class MAESettings(Settings):
 MAE_SCALES = scales_of(
     MAESettings, {},
     smoke=dict(seeds=[0, 1], sweep_seeds=1, size=32, images=64, batch_size=16, larger_batch=32, epochs=[1, 2],
-               views="small", encoder="tiny", vits=["vit_tiny", "vit_tiny"], decoder=[32, 1], projector=[32, 16],
+               views="small", encoder="tiny", vits=["vit_mini", "vit_mini"], decoder=[32, 1], projector=[32, 16],
                mae_lr=1e-3, probe_images=100, test_images=60, tune_fraction=0.5, tune_epochs=1),
     quick=dict(seeds=[0, 1, 2], sweep_seeds=1, size=32, images=1200, batch_size=32, larger_batch=128,
                epochs=[1, 2, 4], views="small", encoder="small", vits=["vit_tiny", "vit_tiny"], decoder=[64, 1],

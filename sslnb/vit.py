@@ -151,8 +151,8 @@ class ViT(nn.Module):
         return [self.norm(x := run_block(block, x)).mean(1) for block in self.blocks]
 
 # %% ../nbs/lib/06_vit.ipynb #762a6635
-PRESETS = {"vit_tiny": dict(dim=96, depth=4, heads=3), "vit_128": dict(dim=128, depth=12, heads=4),
-           "vit_base": dict(dim=768, depth=12, heads=12)}
+PRESETS = {"vit_mini": dict(dim=32, depth=2, heads=2), "vit_tiny": dict(dim=96, depth=4, heads=3),
+           "vit_128": dict(dim=128, depth=12, heads=4), "vit_base": dict(dim=768, depth=12, heads=12)}
 
 def patch_for(side: int) -> int:
     "The patch for images of `side` pixels: 4 up to 48, 8 up to 96, else 16."

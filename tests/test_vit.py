@@ -208,7 +208,7 @@ def test_weights_go_from_one_vit_to_another():
     (lambda: unpatchify(torch.rand(1, 16, 50), 4), r"16 patches of 50 numbers are no square image in patches of 4×4"),
     (lambda: masked_mse(torch.rand(2, 3, 1), torch.rand(2, 4, 8), torch.tensor([[0, 1, 2]] * 2)),
      r"predicted is \(2, 3, 1\), the masked"),
-    (lambda: vit("vit_huge", nn.Identity(), 3, 32), r"no ViT is called 'vit_huge'; there are: vit_tiny"),
+    (lambda: vit("vit_huge", nn.Identity(), 3, 32), r"no ViT is called 'vit_huge'; there are: vit_mini, vit_tiny"),
     (lambda: sincos(0, 32), r"0×0 patches"),
     (lambda: small()(torch.rand(1, 1, 16, 16)), r"3×16×16.*not 1×16×16: repeat their channel \(x.expand\(-1, 3, "),
     (lambda: small(1)(torch.rand(1, 3, 16, 16)), r"1×16×16.*not 3×16×16: build an encoder for these images"),
