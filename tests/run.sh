@@ -1,6 +1,6 @@
 #!/bin/bash
-# The whole check: exported code and cleaned notebooks are current, ruff finds nothing, pytest passes (tests/test_wings.py
-# runs the notebooks of library, tools and course).
+# The whole check: exported code and cleaned notebooks are current, ruff and mypy find nothing, pytest passes
+# (tests/test_wings.py runs the notebooks of library, tools and course).
 set -e
 cd "$(dirname "$0")/.."
 BIN=${VENV:-.venv}/bin
@@ -14,6 +14,7 @@ if ! diff <(echo "$before") <(sources); then
     exit 1
 fi
 $BIN/ruff check -q .
+$BIN/mypy --no-error-summary
 # Two at a time, each with its share of the cores: most of a test is starting things. (Three on two cores took longer.)
 cores=$(nproc)
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(( cores > 1 ? cores / 2 : 1 ))}
