@@ -5,7 +5,7 @@ VENV  ?= .venv
 BIN   := $(VENV)/bin
 UV    := $(shell command -v uv 2>/dev/null)
 
-.PHONY: setup study test test-fast lab docs data export clean-nb
+.PHONY: setup study test test-fast types lab docs data export clean-nb
 
 setup: $(VENV)/.ready ## the environment alone
 
@@ -17,6 +17,9 @@ test: $(VENV)/.ready ## exported code is current; notebooks of library and tools
 
 test-fast: $(VENV)/.ready ## the inner loop: no kernel, no browser
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
+
+types: $(VENV)/.ready ## mypy on the exported package; its settings are in pyproject.toml
+	$(BIN)/mypy
 
 lab: $(VENV)/.ready
 	$(BIN)/jupyter lab nbs

@@ -7,10 +7,10 @@ __all__ = ['true_float32', 'check_count', 'fgsm', 'fgsm_normalized', 'noise', 'p
            'under_attack']
 
 # %% ../nbs/lib/18_attacks.ipynb #b342c1d3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from numbers import Integral
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -26,13 +26,14 @@ from .data import DataError, Images
 from .models import autocast, frozen
 
 # %% ../nbs/lib/18_attacks.ipynb #392d16f6
-_MULTIPLIERS = (torch.backends.cuda.matmul, torch.backends.cudnn.conv,  # on a GPU
-                torch.backends.mkldnn.matmul, torch.backends.mkldnn.conv)  # on a CPU
+_BACKENDS: Any = torch.backends  # its flags are made when it is imported: type checkers do not see them
+_MULTIPLIERS = (_BACKENDS.cuda.matmul, _BACKENDS.cudnn.conv,  # on a GPU
+                _BACKENDS.mkldnn.matmul, _BACKENDS.mkldnn.conv)  # on a CPU
 
 @contextmanager
-def true_float32(device: torch.device):
+def true_float32(device: torch.device) -> Iterator[None]:
     "A context without TF32, autocast (of `device`), fused attention or convolutions that vary; all flags come back."
-    flags = [(m, "fp32_precision", "ieee") for m in _MULTIPLIERS]
+    flags: list[tuple[Any, str, Any]] = [(m, "fp32_precision", "ieee") for m in _MULTIPLIERS]
     flags += [(torch.backends.cudnn, "deterministic", True), (torch.backends.cudnn, "benchmark", False)]
     before, fast = [getattr(where, name) for where, name, _ in flags], torch.backends.mha.get_fastpath_enabled()
     try:
@@ -188,14 +189,14 @@ def pgd(model: nn.Module, x: Tensor, y: Tensor, eps: float | Sequence[float], al
         _check_steps(radii, alpha, steps, random_start, restarts)
         shape = torch.broadcast_shapes(radii.shape, x.shape)  # N C H W or E N C H W
         flat = lambda t: t.expand(*shape[:-3], *(t.shape[-3:] or (1, 1, 1))).flatten(0, -4)
-        each = clean, labels, radius, _ = flat(x), y.long().expand(shape[:-3]).flatten(), flat(radii), flat(alpha)
+        clean, labels, radius, size = flat(x), y.long().expand(shape[:-3]).flatten(), flat(radii), flat(alpha)
         best, damage = clean.clone(), torch.full_like(labels, -1, dtype=x.dtype)
         directions = _directions(x, restarts, generator) if random_start else torch.zeros_like(x)[:, None]
         for direction in directions.unbind(1):
             start = (clean + radius * flat(direction)).clamp(0, 1)
             i = ((radius.flatten() > 0) & (damage < torch.inf)).nonzero().flatten()  # what is left to be done
             if not len(i): break
-            found = _pgd_steps(model, start[i], *(t[i] for t in each), steps, stop_early)
+            found = _pgd_steps(model, start[i], clean[i], labels[i], radius[i], size[i], steps, stop_early)
             new = _loss_or_wrong(model, found, labels[i]) if restarts > 1 else torch.zeros_like(damage[i])
             i, found, new = (t[new > damage[i]] for t in (i, found, new))
             best[i], damage[i] = found, new
@@ -268,4 +269,5 @@ def under_attack(model: nn.Module, images: Images, eps: Sequence[float], attack:
         if moved.shape != (len(eps), *x.shape):
             raise SettingError(f"the attack gives {tuple(moved.shape)}, not {(len(eps), *x.shape)}: all of eps at once")
         found.append(_predictions(model, moved))
-    return AttackResult(*(torch.cat(parts, 1) for parts in zip(*found)), images.labels.cpu())
+    predicted, confidence = (torch.cat(parts, 1) for parts in zip(*found))
+    return AttackResult(predicted, confidence, images.labels.cpu())

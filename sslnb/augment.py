@@ -9,7 +9,7 @@ __all__ = ['LUMA', 'Strength', 'Share', 'Aspect', 'RECIPES', 'to_float', 'random
 
 # %% ../nbs/lib/05_augment.ipynb #6de6b8c4
 import math
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -25,15 +25,15 @@ def to_float(x: Tensor) -> Tensor:
     return x.float().div_(255) if x.dtype == torch.uint8 else x
 
 # %% ../nbs/lib/05_augment.ipynb #105de5c0
-def _uniform(shape, low: float, high: float, generator: Generator) -> Tensor:
+def _uniform(shape: int | tuple[int, ...], low: float, high: float, generator: Generator) -> Tensor:
     return torch.rand(shape, generator=generator, device=generator.device) * (high - low) + low
 
 # %% ../nbs/lib/05_augment.ipynb #c4638d4b
-def random_boxes(n: int, scale, ratio, generator: Generator) -> Tensor:
+def random_boxes(n: int, scale: tuple[float, float], ratio: tuple[float, float], generator: Generator) -> Tensor:
     """n×4 boxes (centre x, centre y, width, height; in units of the image's width and height), as in a random resized
     crop (SimCLR, app. A): `scale` bounds the share of the area, `ratio` the aspect."""
     area = _uniform((n, 10), *scale, generator)
-    aspect = _uniform((n, 10), *map(math.log, ratio), generator).exp()
+    aspect = _uniform((n, 10), math.log(ratio[0]), math.log(ratio[1]), generator).exp()
     w, h = (area * aspect).sqrt(), (area / aspect).sqrt()
     fits = (w <= 1) & (h <= 1)
     first = fits.float().argmax(1, keepdim=True)  # the first of the ten that fits
@@ -174,7 +174,7 @@ class Drawn(NamedTuple):
     sigma: Tensor | None = None  # n, of the blur
     blurred: Tensor | None = None  # n, bool
 
-    def rows(self, rows) -> "Drawn":
+    def rows(self, rows: slice | Tensor) -> "Drawn":
         "Those of some views: `rows` is a slice, or indices."
         return Drawn(*(v if v is None else v[rows] for v in self))
 
@@ -196,8 +196,8 @@ def _draw_colours(a: Augment, n: int, g: Generator) -> dict[str, Tensor]:
     factors.append(_uniform(n, -a.hue, a.hue, g))
     order = _uniform((n, 4), 0, 1, g).argsort(1)
     keep = _uniform(n, 0, 1, g) >= a.jitter
-    factors = torch.stack([torch.where(keep, same, f) for same, f in zip((1, 1, 1, 0), factors)], 1)
-    return {"factors": factors, "order": order, "grey": _uniform(n, 0, 1, g) < a.grey}
+    drawn = torch.stack([torch.where(keep, same, f) for same, f in zip((1, 1, 1, 0), factors)], 1)
+    return {"factors": drawn, "order": order, "grey": _uniform(n, 0, 1, g) < a.grey}
 
 # %% ../nbs/lib/05_augment.ipynb #52cbe6e8
 @version(1)
@@ -211,7 +211,7 @@ def draw_numbers(recipe: Augment, n: int, generator: Generator) -> Drawn:
     return Drawn(**found)
 
 # %% ../nbs/lib/05_augment.ipynb #41a24d92
-def _recolour(x: Tensor, recipe: Augment, drawn: Drawn) -> Tensor:
+def _recolour(x: Tensor, recipe: Augment, drawn: Any) -> Tensor:
     if x.shape[1] not in (1, 3):
         raise SettingError(f"images of {x.shape[1]} channels have no colours to change: "
                            "use a recipe without jitter and grey")
@@ -228,13 +228,13 @@ def apply_views(x: Tensor, recipe: Augment, drawn: Drawn) -> Tensor:
     """The views of images `x` (uint8, or float in [0,1]; N C H W) that the N rows of `drawn` make: float, in
     [0,1], same size, same device. Each view depends on its own row only. `SettingError`: colours of images that
     have neither 1 nor 3 channels."""
-    drawn = Drawn(*(v if v is None else v.to(x.device) for v in drawn))
+    d: Any = Drawn(*(v if v is None else v.to(x.device) for v in drawn))  # what the recipe needs is there
     x = to_float(x)
     if recipe.moves:
-        boxes = shift_boxes(drawn.shifts, x.shape[2:]) if recipe.pad else drawn.boxes
-        x = resample(x, boxes, drawn.flip, "zeros" if recipe.pad else "border")
-    if recipe.colours: x = _recolour(x, recipe, drawn)
-    return torch.where(drawn.blurred[:, None, None, None], blur(x, drawn.sigma), x) if recipe.blur else x
+        boxes = shift_boxes(d.shifts, (x.shape[2], x.shape[3])) if recipe.pad else d.boxes
+        x = resample(x, boxes, d.flip, "zeros" if recipe.pad else "border")
+    if recipe.colours: x = _recolour(x, recipe, d)
+    return torch.where(d.blurred[:, None, None, None], blur(x, d.sigma), x) if recipe.blur else x
 
 # %% ../nbs/lib/05_augment.ipynb #df2501bd
 @version(2)

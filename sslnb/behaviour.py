@@ -23,7 +23,7 @@ def tensor_digest(tensors: dict[str, Tensor]) -> str:
     h = hashlib.sha256()
     for name, t in sorted(tensors.items()):
         h.update(f"{name}{t.dtype}{tuple(t.shape)}".encode())
-        h.update(t.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        h.update(t.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return h.hexdigest()
 
 # %% ../nbs/lib/01_behaviour.ipynb #83475930
@@ -150,7 +150,7 @@ def _used(fn: types.FunctionType) -> dict[str, Any]:
 
 # %% ../nbs/lib/01_behaviour.ipynb #70b3c3cc
 # what reads a field of a NamedTuple: all there is to know is its name
-_FIELD = type(NamedTuple("_", [("field", int)]).field)
+_FIELD = type(vars(NamedTuple("_", [("field", int)]))["field"])
 
 _NOTHING = {"__module__", "__dict__", "__weakref__", "__doc__", "__qualname__", "__annotations__", "__firstlineno__",
             "__static_attributes__", "__parameters__", "__orig_bases__", "__dataclass_fields__",
@@ -165,7 +165,8 @@ def _members(cls: type) -> dict[str, Any]:
     for k, v in body.items():
         if isinstance(v, _FIELD): body[k] = k
         elif isinstance(v, (staticmethod, classmethod)): body[k] = v.__func__
-        elif isinstance(v, (property, functools.cached_property)): body[k] = getattr(v, "fget", None) or v.func
+        elif isinstance(v, property): body[k] = v.fget
+        elif isinstance(v, functools.cached_property): body[k] = v.func
     return body | {f"base {i}": b for i, b in enumerate(cls.__bases__)}
 
 # %% ../nbs/lib/01_behaviour.ipynb #4f08a70c
@@ -184,7 +185,8 @@ def behaviour_of(*what) -> dict[str, int | str]:
     """What identifies the behaviour of functions and classes, with all they use: `version`s of the library by name, and
     a digest of the source, attributes, closures and values of code from elsewhere. `SettingError`: such code without a
     source, or that uses something which `plain` does not know."""
-    found, seen = {}, set()
+    found: dict[str, int | str] = {}
+    seen: set[int] = set()
     for w in what: _walk(w, found, seen)
     return dict(sorted(found.items()))
 

@@ -135,10 +135,10 @@ def pca(x: Tensor, d: int, whiten: bool = True) -> PCA:
     covariance or the Gram matrix, in double precision). `SettingError`: `d` above D or the rank; constant, NaN or
     infinite features; more memory than there is."""
     x = _varied(x)
-    *found, rank = _principal(x)
+    mean, variance, vectors, rank = _principal(x)
     if not 1 <= d <= rank:
         raise SettingError(f"d = {d}: must be from 1 to {rank}, the rank of {len(x)} points with {x.shape[1]} features")
-    return _pca(x, d, *found, whiten)
+    return _pca(x, d, mean, variance, vectors, whiten)
 
 # %% ../nbs/lib/09_clustering.ipynb #f13cc1dc
 @version(1)
@@ -146,11 +146,11 @@ def pca_at_most(x: Tensor, d: int) -> PCA:
     """`pca(x, d)`, whitened, or as many components as the points vary in where those are fewer, with a warning.
     `SettingError` as in `pca`."""
     x = _varied(x)
-    *found, rank = _principal(x)
+    mean, variance, vectors, rank = _principal(x)
     if d < 1 or not rank:
         raise SettingError(f"d = {d}, rank {rank}: both must be at least 1 (rank 0: the encoder has collapsed)")
     if d > rank: warnings.warn(f"the features vary in fewer than {d} directions: all of those are used")
-    return _pca(x, min(d, rank), *found, whiten=True)
+    return _pca(x, min(d, rank), mean, variance, vectors, whiten=True)
 
 # %% ../nbs/lib/09_clustering.ipynb #03ebb493
 def _nearest(x, norms, centres):

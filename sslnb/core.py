@@ -9,9 +9,11 @@ __all__ = ['ROOT', 'Count', 'Seed', 'Positive', 'NonNegative', 'BelowOne', 'Frac
 
 # %% ../nbs/lib/00_core.ipynb #df0c9aeb
 import glob, hashlib, inspect, json, os, sys, time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar, dataclass_transform
 
 import psutil
 import torch
@@ -36,7 +38,7 @@ def folder(variable: str, default: str) -> Path:
 
 # %% ../nbs/lib/00_core.ipynb #9143ca3e
 @contextmanager
-def environment(**values: str | None):
+def environment(**values: str | None) -> Iterator[None]:
     "Within it, these variables of the environment have these values; None: they are not there."
     before = {name: os.environ.get(name) for name in values}
     def put(values):
@@ -66,12 +68,12 @@ def seed_of(*name) -> int:
     return int.from_bytes(digest[:8], "big") >> 1
 
 # %% ../nbs/lib/00_core.ipynb #9c6417ae
-def rng(*name, device="cpu") -> torch.Generator:
+def rng(*name, device: str | torch.device = "cpu") -> torch.Generator:
     "The generator called `name` on `device`: equal names give equal streams, different names unrelated ones."
     return torch.Generator(device).manual_seed(seed_of(*name))
 
 # %% ../nbs/lib/00_core.ipynb #b766415c
-def uniform(shape, generator: torch.Generator | None, device) -> torch.Tensor:
+def uniform(shape: int | Sequence[int], generator: torch.Generator | None, device: torch.device) -> torch.Tensor:
     "Numbers from 0 to 1 on `device`, drawn where the generator is: one on the CPU serves every device."
     at = generator.device if generator else device
     return torch.rand(shape, generator=generator, device=at).to(device)
@@ -92,15 +94,18 @@ def _explain(err: ValidationError, what: str, known) -> SettingError:
     return SettingError("\n".join(sentence(e) for e in err.errors()))
 
 # %% ../nbs/lib/00_core.ipynb #7c9a24da
-def checked_dataclass(cls):
+_T = TypeVar("_T")
+
+@dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(field,))  # for type checkers
+def checked_dataclass(cls: type[_T]) -> type[_T]:
     "Class decorator: a frozen dataclass, all by keyword, that refuses unknown names and wrong types (`SettingError`)."
-    cls = pydantic_dataclass(cls, frozen=True, kw_only=True, config=ConfigDict(extra="forbid", strict=True))
-    check = cls.__init__
+    made: Any = pydantic_dataclass(cls, frozen=True, kw_only=True, config=ConfigDict(extra="forbid", strict=True))
+    check = made.__init__
     def __init__(self, **given):
         try: check(self, **given)
-        except ValidationError as err: raise _explain(err, cls.__name__, cls.__dataclass_fields__) from None
-    cls.__init__ = __init__
-    return cls
+        except ValidationError as err: raise _explain(err, made.__name__, made.__dataclass_fields__) from None
+    made.__init__ = __init__
+    return made
 
 # %% ../nbs/lib/00_core.ipynb #a0848676
 Count = Annotated[int, Field(gt=0)]
@@ -119,20 +124,20 @@ def checked(fields: dict, given: dict, what: str) -> dict:
     except ValidationError as err: raise _explain(err, what, fields) from None
 
 # %% ../nbs/lib/00_core.ipynb #ddde40ff
-def keyword_options(fn, given: dict, what: str) -> dict:
+def keyword_options(fn: Callable, given: dict, what: str) -> dict:
     "`given` checked against the keyword-only arguments of `fn`, and completed by their defaults."
     args = [a for a in inspect.signature(fn).parameters.values() if a.kind is a.KEYWORD_ONLY]
     kind = {a.name: Any if a.annotation is a.empty else a.annotation for a in args}
     return checked({a.name: (kind[a.name], ... if a.default is a.empty else a.default) for a in args}, given, what)
 
 # %% ../nbs/lib/00_core.ipynb #7be4ce2c
-def to_json(obj) -> str:
+def to_json(obj: Any) -> str:
     "Canonical JSON: sorted keys and nothing left out, so that equal contents give equal text."
     plain = TypeAdapter(type(obj)).dump_python(obj, mode="json")
     return json.dumps(plain, sort_keys=True, separators=(",", ":"))
 
 # %% ../nbs/lib/00_core.ipynb #8db70902
-def from_json(cls, text: str):
+def from_json(cls: type[_T], text: str) -> _T:
     "The `checked_dataclass` object written by `to_json`, checked again."
     return TypeAdapter(cls).validate_json(text)
 
@@ -146,7 +151,7 @@ def _sweep(path: Path):
 
 # %% ../nbs/lib/00_core.ipynb #305866bb
 @contextmanager
-def replacing(path: Path):
+def replacing(path: Path) -> Iterator[Path]:
     "A temporary path to write to; on leaving without an error it takes the place of `path` in one atomic step."
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -162,7 +167,7 @@ def replacing(path: Path):
 _PATIENCE = 10  # seconds of waiting before a word about it
 
 @contextmanager
-def locked(path: Path, what: str):
+def locked(path: Path | str, what: str) -> Iterator[None]:
     """Hold the lock file `path` for `what` (such as "the decoding of cifar10"); who waits for longer than 10 seconds is
     told so, once, on the standard error. `OSError`: a place that cannot be written to."""
     lock = FileLock(path)

@@ -13,12 +13,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from xml.etree import ElementTree
 
 import numpy as np
 import torch
 from fastcore.basics import patch
+from numpy.typing import ArrayLike
 from PIL import Image, ImageOps
 from torch import Tensor
 
@@ -40,7 +41,7 @@ def _digest(*parts) -> str:
     "16 hex digits of SHA-256 over arrays (their bytes) and plain values (their JSON)."
     sha = hashlib.sha256()
     for part in parts:
-        sha.update(np.ascontiguousarray(part) if isinstance(part, np.ndarray) else json.dumps(part).encode())
+        sha.update(np.ascontiguousarray(part).data if isinstance(part, np.ndarray) else json.dumps(part).encode())
     return sha.hexdigest()[:16]
 
 # %% ../nbs/lib/03_data.ipynb #c98811bc
@@ -87,7 +88,7 @@ class Images:
         "How many classes there are, whether or not an image shows each."
         return len(self.classes)
 
-    def to(self, device) -> "Images":
+    def to(self, device: torch.device | str) -> "Images":
         "The same set on `device`."
         return _known(replace(self, pixels=self.pixels.to(device), labels=self.labels.to(device)), self.fingerprint)
 
@@ -98,6 +99,15 @@ class Images:
         if where.ndim != 1: raise DataError(f"{self.name}: index with a slice or a list, not {index}")
         part = replace(self, pixels=self.pixels[index], labels=self.labels[index])
         return _known(part, _digest(self.fingerprint, _array(where)))
+
+    if TYPE_CHECKING:  # type checkers do not see what `patch` adds below
+        @classmethod
+        def from_arrays(cls, pixels: ArrayLike | Tensor, labels: ArrayLike | Tensor | None = None,
+                        classes: Sequence[str] | None = None, name: str = "mine") -> "Images": ...
+        def sample(self, n: int, seed: int) -> "Images": ...
+        def at_most(self, n: int, seed: int = 0) -> "Images": ...
+        def split(self, fraction: float, seed: int) -> "tuple[Images, Images]": ...
+        def mean_std(self) -> tuple[Tensor, Tensor]: ...
 
 # %% ../nbs/lib/03_data.ipynb #83adc1a1
 def _seen(x: Tensor) -> str:
@@ -111,7 +121,8 @@ def _known(images: Images, fingerprint: str) -> Images:
 
 # %% ../nbs/lib/03_data.ipynb #cdb83eb6
 @patch(cls_method=True)
-def from_arrays(cls: Images, pixels, labels=None, classes: Sequence[str] | None = None, name: str = "mine") -> Images:
+def from_arrays(cls: Images, pixels: ArrayLike | Tensor, labels: ArrayLike | Tensor | None = None,
+                classes: Sequence[str] | None = None, name: str = "mine") -> Images:
     """Images from arrays or tensors, which are copied.
 
     `pixels`: uint8, N×C×H×W or N×H×W×C, with 1 or 3 channels. `labels`: N whole numbers, -1 where unknown; or N×K of 0
@@ -122,13 +133,15 @@ def from_arrays(cls: Images, pixels, labels=None, classes: Sequence[str] | None 
     labels = torch.full((len(pixels),), -1) if labels is None else _own(labels, "labels", name)
     if labels.is_floating_point() or labels.ndim not in (1, 2):
         raise DataError(f"{name}: labels are N or N×K whole numbers, not {_seen(labels)}")
-    if classes is None: classes = range(labels.shape[1] if labels.ndim == 2 else max(labels.tolist(), default=-1) + 1)
-    images = cls(pixels, labels.to(pixels.device, torch.int64), tuple(map(str, classes)), name)
+    k = labels.shape[1] if labels.ndim == 2 else max(labels.tolist(), default=-1) + 1
+    names = tuple(map(str, range(k) if classes is None else classes))
+    # `patch` wants the class as the type of `cls`
+    images = cls(pixels, labels.to(pixels.device, torch.int64), names, name)  # type: ignore[operator]
     _check_labels(_array(images.labels), images.n_classes, name)
     return images
 
 # %% ../nbs/lib/03_data.ipynb #78c101a1
-def _own(x, what: str, name: str) -> Tensor:
+def _own(x: ArrayLike | Tensor, what: str, name: str) -> Tensor:
     "A copy of an array or tensor, as a tensor."
     try: return x.detach().clone() if isinstance(x, Tensor) else torch.tensor(np.ascontiguousarray(x))
     except (TypeError, ValueError) as err:
@@ -201,8 +214,8 @@ def split(self: Images, fraction: float, seed: int) -> tuple[Images, Images]:
 def mean_std(self: Images) -> tuple[Tensor, Tensor]:
     """Mean and (population) standard deviation of each channel, for pixels in [0,1]: two tensors of C floats. A
     constant channel has standard deviation 1, so that dividing by it is safe."""
-    counts = sum(torch.stack([c.flatten().bincount(minlength=256) for c in block.unbind(1)]).cpu()
-                 for block in _blocks(self.pixels)).double()
+    counts = sum((torch.stack([c.flatten().bincount(minlength=256) for c in block.unbind(1)]).cpu()
+                 for block in _blocks(self.pixels)), torch.tensor(0)).double()
     values, n = torch.arange(256) / 255, counts.sum(1, keepdim=True)
     mean = (counts * values).sum(1, keepdim=True) / n
     var = (counts * (values - mean) ** 2).sum(1) / n[:, 0]
@@ -212,7 +225,7 @@ def mean_std(self: Images) -> tuple[Tensor, Tensor]:
 # %% ../nbs/lib/03_data.ipynb #d9b52730
 class _Content(NamedTuple):
     "A set before it is decoded."
-    items: Sequence                    # file names or arrays, one an image
+    items: Sequence | np.ndarray       # file names or arrays, one an image
     read: Callable[[Any], Image.Image]
     labels: np.ndarray                 # int64, N or N×K
     classes: list[str]
@@ -323,8 +336,8 @@ def _tree(tree: Path, split: str) -> tuple[str, Callable[[], _Content]]:
     "Stamp and content of one split of a tree of folders."
     splits = {name: tree / name for name in _folders(tree)} or {"train": tree}
     _check_split(tree, split, splits)
-    classes = {s: _class_folders(at) for s, at in splits.items() if s != "unlabeled" and (s == split or _readable(at))}
-    classes = {s: found for s, found in classes.items() if found is not None}
+    classes = {s: found for s, at in splits.items() if s != "unlabeled" and (s == split or _readable(at))
+               and (found := _class_folders(at)) is not None}
     for other, found in classes.items():
         differ = ", ".join(sorted(set(found) ^ set(classes.get(split, found))))
         if differ: raise DataError(f"{tree}: {split} and {other} do not have the same classes ({differ})")
@@ -445,7 +458,7 @@ def _objects(file: str) -> list[int]:
     seen = [0] * len(VOC)
     try:
         for thing in ElementTree.parse(file).getroot().findall("object"):
-            i = VOC.index(thing.findtext("name"))
+            i = VOC.index(thing.findtext("name", ""))
             seen[i] = seen[i] or -1 if thing.findtext("difficult") == "1" else 1
     except Exception as err: raise ValueError(f"{file}: {err}") from err
     return seen

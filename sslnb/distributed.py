@@ -11,12 +11,17 @@ __all__ = ['SingleProcess', 'world', 'all_reduce_sum', 'all_reduce_mean', 'local
 import functools, os
 from collections.abc import Callable
 from contextlib import nullcontext
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from .core import SettingError, best_device
+from .data import Images
+
+_T = TypeVar("_T")
+_Model = TypeVar("_Model", bound=nn.Module)
 
 # %% ../nbs/lib/11_distributed.ipynb #964deee4
 class SingleProcess:
@@ -28,7 +33,7 @@ class SingleProcess:
 
 # %% ../nbs/lib/11_distributed.ipynb #99d7c23d
 @functools.cache
-def world():
+def world() -> SingleProcess:
     """This process among all that train together: `num_processes`, `process_index` (from 0), `is_main_process` (number
     0, the one that writes), `device`. `SettingError`: there are several, and no Accelerate."""
     if "LOCAL_RANK" not in os.environ or os.environ.get("WORLD_SIZE", "1") == "1": return SingleProcess()
@@ -62,7 +67,7 @@ def all_reduce_mean(x: Tensor) -> Tensor:
 # %% ../nbs/lib/11_distributed.ipynb #247206aa
 def _wide(x): return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
 
-def local_shard(data, n: int):
+def local_shard(data: _T, n: int) -> _T:
     """This process's part of `data`: tensors, or tuples of them, with V·`n` rows that belong to a batch of `n` images
     (first views, then second ones, …)."""
     here = world()
@@ -83,7 +88,7 @@ def all_gather(x: Tensor, views: int = 1) -> Tensor:
     return all_reduce_sum(everyone).unflatten(1, (views, -1)).transpose(0, 1).flatten(0, 2)
 
 # %% ../nbs/lib/11_distributed.ipynb #e86ce0a3
-def map_shards(fn: Callable, images) -> Tensor:
+def map_shards(fn: Callable[[Images], Tensor], images: Images) -> Tensor:
     "`fn(images)` (N×D, a row for each of N `images`), to which every process contributes the rows of some images."
     here, n = world(), len(images)
     if here.num_processes == 1: return fn(images)
@@ -96,6 +101,10 @@ def map_shards(fn: Callable, images) -> Tensor:
 # %% ../nbs/lib/11_distributed.ipynb #67e97675
 class SyncedBatchNorm(nn.SyncBatchNorm):
     "BatchNorm (N C …) over the batches of all processes, which have equally many images; on a CPU, too."
+    running_mean: Tensor  # none of these is None: our BatchNorms keep statistics
+    running_var: Tensor
+    num_batches_tracked: Tensor
+    momentum: float
     def forward(self, x: Tensor) -> Tensor:
         if x.is_cuda or not self.training: return super().forward(x)
         others, shape = [d for d in range(x.ndim) if d != 1], [1, -1] + [1] * (x.ndim - 2)
@@ -112,7 +121,7 @@ class SyncedBatchNorm(nn.SyncBatchNorm):
         self.num_batches_tracked += 1
 
 # %% ../nbs/lib/11_distributed.ipynb #280650f3
-def synchronised(model: nn.Module) -> nn.Module:
+def synchronised(model: _Model) -> _Model:
     "`model` with every BatchNorm a `SyncedBatchNorm`, where there are several processes. Weights and their names stay."
     return _synchronised(model) if world().num_processes > 1 else model
 
@@ -138,9 +147,9 @@ def broadcast(*tensors: Tensor):
         for t in tensors: dist.broadcast(t.detach(), 0)
 
 # %% ../nbs/lib/11_distributed.ipynb #5a21ab2e
-def broadcast_object(fn: Callable):
+def broadcast_object(fn: Callable[[], _T]) -> _T:
     "What `fn()` gives in the first process, the only one that calls it, told to all."
-    answer = [fn() if world().is_main_process else None]
+    answer: list[Any] = [fn() if world().is_main_process else None]
     if world().num_processes > 1: dist.broadcast_object_list(answer)
     return answer[0]
 

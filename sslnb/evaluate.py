@@ -13,7 +13,7 @@ __all__ = ['RATES', 'raw_pixels', 'Probe', 'hold_out', 'linear_probe', 'knn', 'm
 import math, warnings
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -108,7 +108,7 @@ def _check_settings(**settings):
 @torch.no_grad()
 def _head(w, b, mean, std):
     "The linear layer that does what `w`, `b` do after standardising by `mean`, `std`."
-    head = nn.Linear(*w.shape, device=w.device)
+    head = nn.Linear(w.shape[0], w.shape[1], device=w.device)
     head.weight.copy_((w / std[:, None]).T)
     head.bias.copy_(b - (mean / std) @ w)
     return head
@@ -127,8 +127,8 @@ def knn(x: Tensor, y: Tensor, x_test: Tensor, *, n_classes: int, k: int = 20, te
         cosine, near = (part @ x.T).topk(min(k, len(x)))
         weight = ((cosine - 1) / temperature).exp()
         votes.append((F.one_hot(y[near], n_classes) * weight[..., None]).sum(1))
-    votes = torch.cat(votes)
-    return (votes / votes.sum(1, keepdim=True)).clamp_min(1e-12).log()
+    total = torch.cat(votes)
+    return (total / total.sum(1, keepdim=True)).clamp_min(1e-12).log()
 
 # %% ../nbs/lib/17_evaluate.ipynb #46691674
 def _check_answers(scores, labels):
@@ -457,7 +457,8 @@ def fine_tuning(encoder: Encoder, images: Images, fraction: float, *, epochs: in
 
 # %% ../nbs/lib/17_evaluate.ipynb #9c9b5891
 def _tuning(encoder, images, *, batch_size, steps, keep=(), **settings):
-    config = TrainConfig(**dict(optimizer="sgd", augment=RECIPES["crop-flip"]) | settings, method="supce", steps=steps,
+    usual: dict[str, Any] = dict(optimizer="sgd", augment=RECIPES["crop-flip"])
+    config = TrainConfig(**usual | settings, method="supce", steps=steps,
                          encoder=encoder.name, batch_size=min(batch_size, len(images)), save_at=keep)
     return resolve(config, best_device(), images, encoder)
 

@@ -9,7 +9,7 @@ __all__ = ['FLOOR', 'PART', 'distances', 'geodesic', 'progress', 'InPCA', 'inpca
 # %% ../nbs/lib/19_geometry.ipynb #abf9fc52
 import copy, math, warnings
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -279,11 +279,12 @@ class Hessian:
         self.part = min(PART, images_at_once(model, _first(model, images), PART, copies=6))
 
     def __matmul__(self, v: Tensor) -> Tensor:
-        v = {k: t.view(w.shape) for (k, w), t in zip(self.weights.items(), v.split(self.sizes))}
-        total = 0
+        parts = {k: t.view(w.shape) for (k, w), t in zip(self.weights.items(), v.split(self.sizes))}
+        total: Any = 0
         with frozen(self.model), true_float32(self.device):
             for x, y in _parts(self.images, self.device, self.part):
-                product = vjp(grad(lambda weights: _loss(self.model, weights, x, y)), self.weights)[1](v)[0]
+                def loss(weights): return _loss(self.model, weights, x, y)
+                product = vjp(grad(loss), self.weights)[1](parts)[0]
                 total = total + torch.cat([product[k].flatten() for k in self.weights])
         return total / len(self.images)
 
@@ -303,7 +304,7 @@ def _check_square(matrix):
 
 # %% ../nbs/lib/19_geometry.ipynb #f031588c
 @version(1)
-def top_eigenvalue(matrix, generator: Generator, tolerance: float = 1e-3, steps: int = 100) -> float:
+def top_eigenvalue(matrix: Any, generator: Generator, tolerance: float = 1e-3, steps: int = 100) -> float:
     """The largest eigenvalue of a symmetric `matrix` (a tensor, `Hessian`, or anything with @ and a shape), by
     Lanczos's method from a random vector, to within `tolerance` of itself. Warns if `steps` products are not
     enough. `SettingError`: no square matrix, a tolerance or steps that are not above 0."""
@@ -327,7 +328,7 @@ def top_eigenvalue(matrix, generator: Generator, tolerance: float = 1e-3, steps:
 
 # %% ../nbs/lib/19_geometry.ipynb #e527238a
 @version(1)
-def trace(matrix, n: int, generator: Generator) -> Tensor:
+def trace(matrix: Any, n: int, generator: Generator) -> Tensor:
     """`n` estimates (double, CPU) of the trace of a symmetric `matrix` (as for `top_eigenvalue`) by random
     signs; their mean is unbiased, their spread says how good it is (Hutchinson 1990)."""
     check_count("n", n)

@@ -9,8 +9,8 @@ __all__ = ['CS', 'Multinomial', 'OneVsRest', 'Logistic', 'check_samples', 'fit',
 # %% ../nbs/lib/16_logistic.ipynb #f766b801
 import math
 from collections import deque
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -52,6 +52,8 @@ def _axes(x):
 # %% ../nbs/lib/16_logistic.ipynb #0a8e85ed
 class _Problems:
     "Mean loss + λ/2‖W‖² on features `x` (N×D) for R penalties λ: n values of C, each for L sets of labels."
+    loss: Callable[..., tuple[Tensor, Tensor]]  # it and `variance` are the subclasses' own
+    variance: Callable[..., Tensor]
     def __init__(self, x, lambdas, bias):
         self.mean = x.mean(0, dtype=torch.float64).to(x)
         x = x - self.mean
@@ -76,7 +78,9 @@ class _Problems:
 
     def __call__(self, w, which):
         "Objective (R, float64) and gradient of the problems numbered `which`, with the weights `w` (K×R×(D+1))."
-        loss, grad, shrink = 0, 0, self.penalty[which] * w
+        shrink = self.penalty[which] * w
+        loss: Any = 0
+        grad: Any = 0
         for rows, x, z in self._blocks(w):
             more, r = self.loss(z, rows, which)
             loss, grad = loss + more, grad + self._back(r, x)
@@ -85,7 +89,7 @@ class _Problems:
 
     def curvature(self, w, which):
         "The diagonal of the second derivative, shaped as `w`."
-        total = sum(self._back(self.variance(z, rows, which), x.square()) for rows, x, z in self._blocks(w))
+        total: Any = sum(self._back(self.variance(z, rows, which), x.square()) for rows, x, z in self._blocks(w))
         return (total / len(self.x)).view_as(w) + self.penalty[which] + torch.finfo(w.dtype).tiny
 
     def turned(self, weight, bias):
@@ -100,22 +104,24 @@ class _Problems:
 # %% ../nbs/lib/16_logistic.ipynb #23656b8f
 class Multinomial(_Problems):
     "Each sample is of one class `y` (N, below K)."
-    def __init__(self, x, lambdas, y):
+    def __init__(self, x: Tensor, lambdas: Tensor, y: Tensor):
         self.y = y
         super().__init__(x, lambdas, (y.bincount() / len(y)).log()[:, None])
-    def loss(self, z, rows, which): return _softmax_loss(z, self.y[rows])
-    def variance(self, z, rows, which):
+    def loss(self, z: Tensor, rows: slice, which: Tensor) -> tuple[Tensor, Tensor]:
+        return _softmax_loss(z, self.y[rows])
+    def variance(self, z: Tensor, rows: slice, which: Tensor) -> Tensor:
         p = z.softmax(0)
         return p - p * p
 
 # %% ../nbs/lib/16_logistic.ipynb #b244a686
 class OneVsRest(_Problems):
     "Each sample has (1), has not (−1) or leaves out (0) each of L labels `sign` (L×N)."
-    def __init__(self, x, lambdas, sign):
+    def __init__(self, x: Tensor, lambdas: Tensor, sign: Tensor):
         self.sign = sign.to(x)
         super().__init__(x, lambdas, ((sign > 0).sum(1).double() / (sign < 0).sum(1)).log()[None])
-    def loss(self, z, rows, which): return _sigmoid_loss(z, self.sign[which % len(self.sign), rows])
-    def variance(self, z, rows, which):
+    def loss(self, z: Tensor, rows: slice, which: Tensor) -> tuple[Tensor, Tensor]:
+        return _sigmoid_loss(z, self.sign[which % len(self.sign), rows])
+    def variance(self, z: Tensor, rows: slice, which: Tensor) -> Tensor:
         p = z.sigmoid()
         return (p - p * p) * self.sign[which % len(self.sign), rows].abs()
 
@@ -159,7 +165,8 @@ def _minimise(problems, w, which, tolerance, iterations):
     best, left = w.clone(), torch.arange(len(which), device=w.device)
     (f, g), diagonal = problems(w, which), problems.curvature(w, which)
     values, used, converged = f.clone(), torch.zeros_like(left), torch.zeros_like(left, dtype=torch.bool)
-    found, memory = torch.ones_like(converged), deque(maxlen=10)
+    found = torch.ones_like(converged)
+    memory: deque[tuple[Tensor, Tensor, Tensor]] = deque(maxlen=10)
     for i in range(iterations + 1):
         d = _direction(g, diagonal, memory)
         gained = problems.nothing[which % len(problems.nothing)] - f
@@ -190,7 +197,8 @@ def _guess(w, logs, solved, i):
 def _path(problems, Cs, start, tolerance, iterations):
     """Weights (K×n×L×(D+1)), objective, iterations and convergence (n×L) for Cs that grow, first from `start`
     (K×L×(D+1))."""
-    logs, labels, solved = [math.log10(C) for C in Cs], torch.arange(start.shape[1], device=start.device), []
+    logs, labels = [math.log10(C) for C in Cs], torch.arange(start.shape[1], device=start.device)
+    solved: list[int] = []
     w = start[:, None].repeat(1, len(Cs), 1, 1)
     values = torch.zeros(len(Cs), len(labels), dtype=torch.float64, device=start.device)
     used, converged = torch.zeros_like(values, dtype=torch.long), torch.zeros_like(values, dtype=torch.bool)
@@ -268,8 +276,8 @@ def _fit(kind, x, y, Cs, start, tolerance, iterations):
 
 # %% ../nbs/lib/16_logistic.ipynb #fcf81c40
 @version(1)
-def fit(x: Tensor, y: Tensor, Cs, n_classes: int, *, start: tuple[Tensor, Tensor] | None = None,
-        tolerance: float = 2e-6, iterations: int = 1000) -> Logistic:
+def fit(x: Tensor, y: Tensor, Cs: Sequence[float] | Tensor, n_classes: int, *,
+        start: tuple[Tensor, Tensor] | None = None, tolerance: float = 2e-6, iterations: int = 1000) -> Logistic:
     """For each C of `Cs` the minimum of C·Σ cross-entropy + ½‖W‖² over `x` (N×D) with labels `y` (N, 0 to
     `n_classes`−1), as scikit-learn's `LogisticRegression(C=C)`; all as one batch by L-BFGS, from `start` (weights D×K,
     biases K) or zero. `tolerance`: what is left to gain, as a share of the objective; measured, the minimum is up to
@@ -315,8 +323,8 @@ class LogisticProbe(NamedTuple):
 
 # %% ../nbs/lib/16_logistic.ipynb #0c739c44
 @version(1)
-def logistic_probe(x: Tensor, y: Tensor, x_val: Tensor, y_val: Tensor, x_test: Tensor, *, n_classes: int, Cs=CS,
-                   measure: Callable = accuracy) -> LogisticProbe:
+def logistic_probe(x: Tensor, y: Tensor, x_val: Tensor, y_val: Tensor, x_test: Tensor, *, n_classes: int,
+                   Cs: Sequence[float] = CS, measure: Callable = accuracy) -> LogisticProbe:
     """Logistic regression on `x` (N×D, labels `y`) with the C of `Cs` that has the highest `measure` (of the classes
     predicted and true) on `x_val`, `y_val` (of equals the smallest), fitted again to both together and applied to
     `x_test` (M×D). `SettingError` as in `fit`."""
@@ -378,8 +386,8 @@ def _check_labels(y, where, needed):
 
 # %% ../nbs/lib/16_logistic.ipynb #9af3002b
 @version(1)
-def fit_labels(x: Tensor, y: Tensor, Cs, *, start: tuple[Tensor, Tensor] | None = None, tolerance: float = 2e-6,
-               iterations: int = 1000) -> Logistic:
+def fit_labels(x: Tensor, y: Tensor, Cs: Sequence[float] | Sequence[Sequence[float]] | Tensor, *,
+               start: tuple[Tensor, Tensor] | None = None, tolerance: float = 2e-6, iterations: int = 1000) -> Logistic:
     """For each C of `Cs` (R, or R×L: for each label) and each label of `y` (N×L: 1 has it, 0 has it not, −1 left out)
     the minimum of C·Σ log(1 + e^∓z) + ½‖w‖², as scikit-learn's `LogisticRegression(C=C)` of two classes; all as one
     batch. The rest as in `fit`. `SettingError`: a label without a positive or a negative sample, too."""
@@ -400,8 +408,8 @@ class LabelsProbe(NamedTuple):
 
 # %% ../nbs/lib/16_logistic.ipynb #668cd012
 @version(1)
-def labels_probe(x: Tensor, y: Tensor, x_val: Tensor, y_val: Tensor, x_test: Tensor, *, Cs=CS,
-                 measure: Callable = average_precision) -> LabelsProbe:
+def labels_probe(x: Tensor, y: Tensor, x_val: Tensor, y_val: Tensor, x_test: Tensor, *,
+                 Cs: Sequence[float] = CS, measure: Callable = average_precision) -> LabelsProbe:
     """One logistic regression per label of `y` (N×L: 1 has it, 0 has it not, −1 left out) against the rest, each with
     the C of `Cs` of the highest `measure` (of scores and labels) on `x_val`, `y_val` (of equals the smallest), fitted
     again to both together and applied to `x_test` (M×D). `SettingError` as in `fit_labels`, and for a label that none

@@ -8,7 +8,8 @@ __all__ = ['METHODS', 'Batch', 'Epoch', 'own_rows', 'random_views', 'Method', 'S
 
 # %% ../nbs/lib/12_methods.ipynb #e007d3d2
 import warnings
-from typing import Literal, NamedTuple
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -31,7 +32,7 @@ class Batch(NamedTuple):
     "What a method may know of a batch: images (uint8 N C H W), labels (N), places in the data set (N)."
     x: Tensor
     y: Tensor
-    index: Tensor
+    index: Tensor  # type: ignore[assignment]  # a tuple's method `index` is not wanted here
 
 # %% ../nbs/lib/12_methods.ipynb #ecd7fe61
 class Epoch(NamedTuple):
@@ -41,7 +42,7 @@ class Epoch(NamedTuple):
     reset_params: tuple[nn.Parameter, ...] = ()  # those that begin anew: the optimiser forgets what it knew of them
 
 # %% ../nbs/lib/12_methods.ipynb #1e8c1a4c
-def own_rows(draw_all, n: int, views: int = 1):
+def own_rows(draw_all: Callable[[int], Any], n: int, views: int = 1) -> Any:
     "Of the random numbers `draw_all(V·N)` for V `views` of a whole batch of N images, the rows of this process's `n`."
     whole = n * world().num_processes
     return local_shard(draw_all(views * whole), whole)
@@ -66,24 +67,29 @@ class Method(nn.Module):
         "Called before the first step of every epoch, with all images."
         return Epoch(torch.randperm(len(images), generator=generator))
 
-    def views(self, batch: Batch, recipe: Augment, generator: Generator) -> Tensor:
+    def views(self, batch: Batch, recipe: Augment, generator: Generator) -> Any:
         "One random view of every image: N C H W, float in [0,1]."
         return random_views(batch.x, recipe, generator)
+
+    def loss(self, views: Any, batch: Batch) -> Tensor:
+        "Of `views` of a batch: a scalar. Every method has its own."
+        raise NotImplementedError
 
 # %% ../nbs/lib/12_methods.ipynb #93096e72
 @version(1)
 class SimCLR(Method):
     "Contrast of two views (Chen et al. 2020; `rotnet` §2.1): NT-Xent on a projected encoding."
     recipe = "simclr"
-    def __init__(self, encoder, images, *, temperature: Positive = 0.5, hidden: Count = 2048, out: Count = 2048):
+    def __init__(self, encoder: Encoder, images: Images, *, temperature: Positive = 0.5, hidden: Count = 2048,
+                 out: Count = 2048):
         super().__init__(encoder, images)
         self.projector, self.temperature = mlp(encoder.dim, hidden, out), temperature
 
-    def views(self, batch, recipe, generator):
+    def views(self, batch: Batch, recipe: Augment, generator: Generator) -> Tensor:
         "Two random views of every image: the N first views, then the N second ones (2N C H W)."
         return random_views(batch.x, recipe, generator, views=2)
 
-    def loss(self, views, batch):
+    def loss(self, views: Tensor, batch: Batch) -> Tensor:
         z = all_gather(self.projector(self.encoder(views)), views=2)  # 2N×out
         return nt_xent(*z.chunk(2), self.temperature)
 
@@ -91,11 +97,12 @@ class SimCLR(Method):
 @version(1)
 class SupCon(SimCLR):
     "Contrast of classes (Khosla et al. 2020; `geometry` §2.1) by `sup_con`. `SettingError`: an image without a label."
-    def __init__(self, encoder, images, *, temperature: Positive = 0.07, hidden: Count = 512, out: Count = 128):
+    def __init__(self, encoder: Encoder, images: Images, *, temperature: Positive = 0.07, hidden: Count = 512,
+                 out: Count = 128):
         super().__init__(encoder, images, temperature=temperature, hidden=hidden, out=out)
         _check_labelled(images)
 
-    def loss(self, views, batch):
+    def loss(self, views: Tensor, batch: Batch) -> Tensor:
         z = all_gather(self.projector(self.encoder(views)), views=2)
         return sup_con(z, all_gather(batch.y), self.temperature)
 
@@ -109,16 +116,16 @@ def _check_labelled(images):
 @version(1)
 class RotNet(Method):
     "Prediction of the turn of an image (Gidaris et al. 2018; `rotnet` §2.2). `SettingError`: images not square."
-    def __init__(self, encoder, images):
+    def __init__(self, encoder: Encoder, images: Images):
         super().__init__(encoder, images)
         _check_square(images, "rotnet turns images by quarters")
         self.head = nn.Linear(encoder.dim, 4)
 
-    def views(self, batch, recipe, generator):
+    def views(self, batch: Batch, recipe: Augment, generator: Generator) -> tuple[Tensor, Tensor]:
         "One random view of every image in four turns (4N C H W), and the turns (4N)."
         return rotations(super().views(batch, recipe, generator))
 
-    def loss(self, views, batch):
+    def loss(self, views: tuple[Tensor, Tensor], batch: Batch) -> Tensor:
         turned, turns = views
         return F.cross_entropy(self.head(self.encoder(turned)).float(), turns)
 
@@ -133,13 +140,14 @@ def _check_square(images, why):
 @version(1)
 class DeepCluster(Method):
     "Prediction of the cluster that an image's features fall into (Caron et al. 2018; `deepcluster` §3)."
-    def __init__(self, encoder, images, *, clusters: Count = 100, components: Count = 64):
+    assigned: Tensor
+    def __init__(self, encoder: Encoder, images: Images, *, clusters: Count = 100, components: Count = 64):
         super().__init__(encoder, images)
         _check_clusters(clusters, components, encoder.dim, len(images))
         self.head, self.components = nn.Linear(encoder.dim, clusters), components
         self.register_buffer("assigned", torch.full((len(images),), -1))
 
-    def begin_epoch(self, images, generator):
+    def begin_epoch(self, images: Images, generator: Generator) -> Epoch:
         "New clusters of all images, and a new classifier; the epoch's images are drawn uniformly over the clusters."
         seen = map_shards(lambda some: features(self.encoder, some), images)
         points = on_sphere(seen.to(self.assigned.device), self.components)
@@ -150,7 +158,7 @@ class DeepCluster(Method):
         _begin_anew(self.head, generator)
         return Epoch(balanced_order(found.labels, generator), notes, tuple(self.head.parameters()))
 
-    def loss(self, views, batch):
+    def loss(self, views: Tensor, batch: Batch) -> Tensor:
         return F.cross_entropy(self.head(self.encoder(views)).float(), self.assigned[batch.index])
 
 # %% ../nbs/lib/12_methods.ipynb #1fa575e2
@@ -166,7 +174,7 @@ def _warn_of_collapse(notes, k):
 
 # %% ../nbs/lib/12_methods.ipynb #5b81d211
 @torch.no_grad()
-def _begin_anew(layer: nn.Linear, generator):
+def _begin_anew(layer: nn.Linear, generator: Generator):
     "Small random weights (Caron et al.'s code: deviation 0.01), drawn where the generator is."
     layer.weight.copy_(0.01 * torch.randn(layer.weight.shape, generator=generator))
     layer.bias.zero_()
@@ -175,9 +183,11 @@ def _begin_anew(layer: nn.Linear, generator):
 @version(1)
 class MAE(Method):
     "Reconstruction of masked patches (He et al. 2022; `mae` §2.2). `SettingError` where the encoder is not a ViT."
+    encoder: Any  # a ViT
     recipe = "none"
-    def __init__(self, encoder, images, *, mask_ratio: BelowOne = 0.75, decoder: Literal["mlp", "transformer"] = "mlp",
-                 hidden: Count = 128, width: Count = 64, depth: Count = 2, norm_pix: bool = False):
+    def __init__(self, encoder: Any, images: Images, *, mask_ratio: BelowOne = 0.75,
+                 decoder: Literal["mlp", "transformer"] = "mlp", hidden: Count = 128, width: Count = 64,
+                 depth: Count = 2, norm_pix: bool = False):
         super().__init__(encoder, images)
         if not isinstance(encoder, ViT):
             raise SettingError("mae leaves patches out, which only a ViT can do: choose an encoder such as vit_tiny")
@@ -185,17 +195,17 @@ class MAE(Method):
         self.decoder = MLPDecoder(*sizes, hidden) if decoder == "mlp" else TransformerDecoder(*sizes, width, depth)
         self.mask_ratio, self.norm_pix = mask_ratio, norm_pix
 
-    def views(self, batch, recipe, generator):
+    def views(self, batch: Batch, recipe: Augment, generator: Generator) -> tuple[Tensor, Tensor, Tensor]:
         "One view of every image (N C H W), and the places of its patches: shown (N×V), masked (N×M)."
         x = super().views(batch, recipe, generator)
         places = own_rows(lambda n: random_mask(n, self.encoder.grid**2, self.mask_ratio, generator), len(x))
         return x, *places
 
-    def predict(self, x, shown, masked):
+    def predict(self, x: Tensor, shown: Tensor, masked: Tensor) -> Tensor:
         "The patches at `masked` (N×M×D), from those at `shown`."
         return self.decoder(self.encoder.encode(x, shown), shown, masked)
 
-    def loss(self, views, batch):
+    def loss(self, views: tuple[Tensor, Tensor, Tensor], batch: Batch) -> Tensor:
         x, shown, masked = views
         return masked_mse(self.predict(*views), self.encoder.patches(x), masked, self.norm_pix)
 
@@ -219,8 +229,8 @@ class MAE(Method):
 class SimSiam(Method):
     "Prediction of one view's projection from the other's (Chen and He 2021), without negatives."
     recipe = "simclr"
-    def __init__(self, encoder, images, *, hidden: Count = 2048, out: Count = 2048, bottleneck: Count = 512,
-                 predictor: Literal["2-layer", "1-layer", "fixed-random", "none"] = "2-layer",
+    def __init__(self, encoder: Encoder, images: Images, *, hidden: Count = 2048, out: Count = 2048,
+                 bottleneck: Count = 512, predictor: Literal["2-layer", "1-layer", "fixed-random", "none"] = "2-layer",
                  stop_gradient: bool = True, similarity: Literal["cosine", "cross-entropy"] = "cosine"):
         super().__init__(encoder, images)
         self.projector = normed_mlp(encoder.dim, hidden, hidden, out).append(nn.BatchNorm1d(out))
@@ -229,7 +239,7 @@ class SimSiam(Method):
         if predictor == "fixed-random": self.predictor.requires_grad_(False)
         self.stop_gradient, self.similarity = stop_gradient, similarity
 
-    def begin_epoch(self, images, generator):
+    def begin_epoch(self, images: Images, generator: Generator) -> Epoch:
         "A random order; how spread out the projections of 500 images are, and how many directions their features fill."
         epoch = super().begin_epoch(images, generator)
         return epoch._replace(notes=self.health(images[epoch.order[:500]]))
@@ -242,12 +252,12 @@ class SimSiam(Method):
 
     views = SimCLR.views  # two of every image, 2N C H W
 
-    def loss(self, views, batch):
+    def loss(self, views: Tensor, batch: Batch) -> Tensor:
         z1, z2 = (self.projector(self.encoder(view)) for view in views.chunk(2))  # N×out each
         guess1, guess2 = self.predictor(z1), self.predictor(z2)
         return (self.distance(guess1, z2) + self.distance(guess2, z1)) / 2
 
-    def distance(self, guess, target):
+    def distance(self, guess: Tensor, target: Tensor) -> Tensor:
         "How far the guesses are from their targets: a scalar."
         guess, target = guess.float(), (target.detach() if self.stop_gradient else target).float()
         if self.similarity == "cosine": return -F.cosine_similarity(guess, target).mean()
@@ -257,8 +267,10 @@ class SimSiam(Method):
 @version(1)
 class SimCLIC(SimSiam):
     "Prediction of a perturbed representation of the same, unchanged image (Yang and Li 2023; `simclic` §3)."
+    memory: Tensor
     recipe = "none"
-    def __init__(self, encoder, images, *, perturbation: Literal["history", "dropout", "noise"] = "noise",
+    def __init__(self, encoder: Encoder, images: Images, *,
+                 perturbation: Literal["history", "dropout", "noise"] = "noise",
                  tau: BelowOne = 0.3, drop_rate: BelowOne = 0.25, epsilon: Positive = 1.0,
                  perturbed: Literal["projection", "prediction"] = "projection",
                  hidden: Count = 2048, out: Count = 2048, bottleneck: Count = 512,
@@ -271,12 +283,12 @@ class SimCLIC(SimSiam):
         if perturbation == "history":  # 50,000 images × 2048 channels are 0.4 GB, and nobody needs them afterwards
             self.register_buffer("memory", torch.full((len(images), out), torch.nan), persistent=False)
 
-    def views(self, batch, recipe, generator):
+    def views(self, batch: Batch, recipe: Augment, generator: Generator) -> Any:
         "One view of every image (N C H W), and random numbers for two perturbations of each (2N×out)."
         x = Method.views(self, batch, recipe, generator)
         return x, own_rows(lambda n: uniform((n, self.out), generator, x.device), len(x), views=2)
 
-    def loss(self, views, batch):
+    def loss(self, views: Any, batch: Batch) -> Tensor:
         x, u = views
         z = self.projector(self.encoder(x))
         guess = self.predictor(z)
@@ -296,12 +308,12 @@ class SimCLIC(SimSiam):
 @version(1)
 class SupCE(Method):
     "Supervised cross-entropy: the reference line of every paper. `SettingError`: an image without a label."
-    def __init__(self, encoder, images):
+    def __init__(self, encoder: Encoder, images: Images):
         super().__init__(encoder, images)
         _check_labelled(images)
         self.head = nn.Linear(encoder.dim, images.n_classes)
 
-    def loss(self, views, batch):
+    def loss(self, views: Tensor, batch: Batch) -> Tensor:
         return F.cross_entropy(self.head(self.encoder(views)).float(), batch.y)
 
 # %% ../nbs/lib/12_methods.ipynb #5be481a5

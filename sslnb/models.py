@@ -8,10 +8,11 @@ __all__ = ['ALEXNET', 'SMALL_ALEXNET', 'ENCODERS', 'IMAGENET', 'Normalize', 'Enc
            'frozen', 'outputs', 'features', 'Wrapped', 'wrap']
 
 # %% ../nbs/lib/07_models.ipynb #ee7ae560
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from .augment import to_float
 from .behaviour import version
 from .core import SettingError, free_memory
+from .data import Images
 from .vit import PRESETS, vit
 
 # %% ../nbs/lib/07_models.ipynb #e69f8166
@@ -27,6 +29,8 @@ from .vit import PRESETS, vit
 class Normalize(nn.Module):
     """Images N C H W in [0,1] to mean 0 and standard deviation 1 per channel (`mean`, `std`: C, in [0,1] units). A
     channel that is the same everywhere (`std` 0) becomes 0 everywhere."""
+    mean: Tensor
+    std: Tensor
     def __init__(self, mean: Tensor, std: Tensor):
         super().__init__()
         self.register_buffer("mean", mean.view(1, -1, 1, 1))
@@ -44,6 +48,8 @@ def _resized(x, side):
 class Encoder(nn.Module):
     """Images (N C H W, in [0,1]) to features (N×`dim`): normalise, stem, stages, mean over positions. `resize`: the
     side in pixels that all images are brought to first (default: they stay as they are)."""
+    name: str  # it and `side` are set by `make_encoder`
+    side: int
     def __init__(self, normalize: Normalize, stem: nn.Module, stages: list[nn.Module], dim: int,
                  resize: int | None = None):
         super().__init__()
@@ -105,6 +111,7 @@ def resnet(name: str, normalize: Normalize, channels: int, side: int, resize: in
 @version(1)
 class Sobel(nn.Module):
     "Images N C H W to their horizontal and vertical gradients (N×2×H×W) by Sobel's filters on the channels' mean."
+    kernels: Tensor
     def __init__(self):
         super().__init__()
         across = torch.tensor([[-1., 0, 1], [-2, 0, 2], [-1, 0, 1]])
@@ -114,7 +121,7 @@ class Sobel(nn.Module):
 
 # %% ../nbs/lib/07_models.ipynb #4f5d1537
 @version(1)
-def alexnet(widths, normalize: Normalize, channels: int, side: int, sobel: bool = False) -> Encoder:
+def alexnet(widths: Sequence[int], normalize: Normalize, channels: int, side: int, sobel: bool = False) -> Encoder:
     "AlexNet with BatchNorm: five convolutions and two fully connected layers of the given seven `widths`."
     c1, c2, c3, c4, c5, full1, full2 = widths
     inputs, halve = 2 if sobel else channels, nn.MaxPool2d(3, 2, 1)
@@ -129,7 +136,7 @@ def alexnet(widths, normalize: Normalize, channels: int, side: int, sobel: bool 
 # %% ../nbs/lib/07_models.ipynb #c1b834d8
 ALEXNET, SMALL_ALEXNET = (64, 192, 384, 256, 256, 4096, 4096), (32, 64, 96, 64, 64, 256, 256)
 
-ENCODERS = {
+ENCODERS: dict[str, Callable[..., Any]] = {
     "tiny": lambda *about: small_resnet(16, *about),
     "small": lambda *about: small_resnet(32, *about),
     "resnet18": lambda *about: resnet("resnet18", *about),
@@ -158,7 +165,7 @@ def make_encoder(name: str, normalize: Normalize, channels: int, side: int) -> E
 
 # %% ../nbs/lib/07_models.ipynb #91506a9d
 @version(1)
-def encoder(name: str, images) -> Encoder:
+def encoder(name: str, images: Images) -> Encoder:
     """The encoder called `name` for `images` (a `data.Images`): its channels, its size (of images that
     are not square the shorter side), normalised by its statistics. `SettingError`: no such encoder; a ViT
     for images that are not square."""
@@ -205,7 +212,7 @@ def normed_mlp(*sizes: int) -> nn.Sequential:
     "Linear layers of the given sizes, each but the last followed by BatchNorm and a ReLU."
     hidden = [m for a, b in zip(sizes, sizes[1:-1])
               for m in (nn.Linear(a, b, bias=False), nn.BatchNorm1d(b), nn.ReLU(inplace=True))]
-    return nn.Sequential(*hidden, nn.Linear(*sizes[-2:]))
+    return nn.Sequential(*hidden, nn.Linear(sizes[-2], sizes[-1]))
 
 # %% ../nbs/lib/07_models.ipynb #6e72b9af
 def fast_precision(device: torch.device) -> str:
@@ -222,7 +229,7 @@ def autocast(precision: str, device: torch.device) -> torch.autocast:
 
 # %% ../nbs/lib/07_models.ipynb #bde06fe3
 @contextmanager
-def frozen(model: nn.Module):
+def frozen(model: nn.Module) -> Iterator[nn.Module]:
     "`model` in evaluation mode, its parameters without gradients; all modes and flags come back at the end."
     modes = {m: m.training for m in model.modules()}
     trained = [p for p in model.parameters() if p.requires_grad]
@@ -236,16 +243,16 @@ def frozen(model: nn.Module):
 # %% ../nbs/lib/07_models.ipynb #852e0946
 @version(1)
 @torch.no_grad()
-def outputs(model: nn.Module, fn, images, size: int | None = None) -> Tensor:
+def outputs(model: nn.Module, fn: Callable[[Tensor], Tensor], images: Images, size: int | None = None) -> Tensor:
     """`fn` (float images in [0,1] to N×D) of all `images` (a `data.Images`), `size` at a time (default: 200 on a CPU,
     more on a GPU): N×D, float32, where `model` is if they fit into half of the memory that is free there, else on the
     CPU. Meanwhile `model` is `frozen`: no image's result depends on its neighbours."""
-    device, found, n = next(model.parameters()).device, None, 0
+    device, found, n = next(model.parameters()).device, torch.empty(0), 0
     size = size or (200 if device.type == "cpu" else max(1, 2**24 // images.pixels[0].numel()))  # fills a GPU
     with frozen(model), autocast(fast_precision(device), device):
         for x in images.pixels.split(size):
             part = fn(to_float(x.to(device))).float()
-            if found is None:
+            if n == 0:
                 needed = 4 * len(images) * part[0].numel()  # bytes
                 at = device if 2 * needed <= free_memory(device) else torch.device("cpu")
                 found = part.new_empty(len(images), *part.shape[1:], device=at)
@@ -255,7 +262,7 @@ def outputs(model: nn.Module, fn, images, size: int | None = None) -> Tensor:
 
 # %% ../nbs/lib/07_models.ipynb #6c821234
 @version(1)
-def features(encoder: Encoder, images, stage: int = -1) -> Tensor:
+def features(encoder: Encoder, images: Images, stage: int = -1) -> Tensor:
     """The features (N×D, float32, where `outputs` leaves them) of `images` after `stage` of the encoder (default: the
     last)."""
     return outputs(encoder, lambda x: encoder.layers(x)[stage], images)
@@ -275,6 +282,9 @@ def _pooled(out, what):
 class Wrapped(nn.Module):
     """A network of yours with what evaluation asks of an `Encoder`: images (N C H W, in [0,1]) to features (N×`dim`).
     Made by `wrap`."""
+    name: str
+    side: int
+    dim: int
     def __init__(self, module: nn.Module, normalize: Normalize, resize: int | None, stages: tuple[str, ...]):
         super().__init__()
         self.module, self.normalize, self.resize, self.stages = module, normalize, resize, stages
@@ -299,7 +309,7 @@ class Wrapped(nn.Module):
 
 # %% ../nbs/lib/07_models.ipynb #4324c4e7
 @version(1)
-def wrap(module: nn.Module, statistics=None, *, side: int | None = None, resize: int | None = None,
+def wrap(module: nn.Module, statistics: Any = None, *, side: int | None = None, resize: int | None = None,
          layers: Sequence[str] = (), name: str | None = None) -> Wrapped:
     """`module` (images to features N×D or maps N×C×H×W) as an encoder; it is not copied. `statistics`: the `Images`
     whose mean and deviation normalise its input, or (mean, std) with one number a channel in [0,1], or a `Normalize`;

@@ -7,6 +7,8 @@ __all__ = ['local_rates', 'LARS']
 
 # %% ../nbs/lib/13_optim.ipynb #a4854496
 import math
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,8 +27,8 @@ def local_rates(params: list[Tensor], grads: list[Tensor], weight_decay: float, 
 class LARS(torch.optim.Optimizer):
     """SGD with momentum and a local rate for every layer (You et al. 2017; `local_rates`); parameters of fewer than
     two dimensions (biases, BatchNorm) have neither that nor weight decay. `SettingError`: a value out of range."""
-    def __init__(self, params, lr: float, momentum: float = 0.9, weight_decay: float = 0.0, trust: float = 0.001,
-                 nesterov: bool = False):
+    def __init__(self, params: Iterable[Tensor], lr: float, momentum: float = 0.9, weight_decay: float = 0.0,
+                 trust: float = 0.001, nesterov: bool = False):
         values = dict(lr=lr, momentum=momentum, weight_decay=weight_decay, trust=trust, nesterov=nesterov)
         for name, fine, rule in (("lr", 0 <= lr < math.inf, "finite and at least 0"),
                                  ("momentum", 0 <= momentum < 1, "from 0 to below 1"),
@@ -37,7 +39,7 @@ class LARS(torch.optim.Optimizer):
         super().__init__(params, values)
 
     @torch.no_grad()
-    def step(self, closure=None):
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         "One update of all parameters that have a gradient; returns what `closure` returns."
         with torch.enable_grad(): loss = closure() if closure else None
         for group in self.param_groups:
@@ -51,12 +53,12 @@ class LARS(torch.optim.Optimizer):
         grads = [p.grad for p in params]
         if adapt:
             rates = local_rates(params, grads, group["weight_decay"], group["trust"])
-            grads = torch._foreach_add(grads, params, alpha=group["weight_decay"])
+            grads = list(torch._foreach_add(grads, params, alpha=group["weight_decay"]))
             torch._foreach_mul_(grads, rates.unbind())
         steps = [self._buffer(p) for p in params]
         torch._foreach_mul_(steps, group["momentum"])
         torch._foreach_add_(steps, grads)
-        if group["nesterov"]: steps = torch._foreach_add(grads, steps, alpha=group["momentum"])
+        if group["nesterov"]: steps = list(torch._foreach_add(grads, steps, alpha=group["momentum"]))
         torch._foreach_add_(params, steps, alpha=-group["lr"])
 
     def _buffer(self, p):

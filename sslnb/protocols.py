@@ -12,6 +12,7 @@ __all__ = ['ROTNET', 'TRANSFER', 'SUPERVISED_AT', 'OTHER_SETS', 'TASKS', 'DEEPCL
 
 # %% ../nbs/lib/20_protocols.ipynb #709cfdfe
 from dataclasses import replace
+from typing import TypeVar
 
 from . import data
 from .augment import RECIPES, Augment
@@ -29,7 +30,9 @@ class Settings:
     seeds: list[int]
 
 # %% ../nbs/lib/20_protocols.ipynb #f2c0c2b2
-def scales_of(kind: type[Settings], same: dict, **own: dict) -> dict[str, Settings]:
+_Kind = TypeVar("_Kind", bound=Settings)
+
+def scales_of(kind: type[_Kind], same: dict, **own: dict) -> dict[str, _Kind]:
     "The scales of a paper: settings of a `kind` with the values that all share and each scale's `own`."
     return {name: kind(scale=name, **same, **values) for name, values in own.items()}
 

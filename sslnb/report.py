@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from filelock import FileLock
+from numpy.typing import ArrayLike
 
 from . import data
 from .core import ROOT, SettingError, best_device, folder, replacing, to_json
@@ -248,16 +249,16 @@ def expand_settings(table: pd.DataFrame) -> pd.DataFrame:
     return table.join(entries[[c for c in entries if c not in table]])
 
 # %% ../nbs/lib/21_report.ipynb #446c285b
-def interval(values) -> tuple[float, float, float]:
+def interval(values: ArrayLike) -> tuple[float, float, float]:
     "Mean and 95 % confidence limits (Student's t) of `values`; the limits are infinite for a single one."
     from scipy import stats  # here, since it takes long to import
-    values = pd.Series(values, dtype=float)
-    if len(values) < 2: return values.mean(), -math.inf, math.inf
-    half = stats.t.ppf(0.975, len(values) - 1) * values.sem()
-    return values.mean(), values.mean() - half, values.mean() + half
+    v = pd.Series(values, dtype=float)
+    if len(v) < 2: return v.mean(), -math.inf, math.inf
+    half = stats.t.ppf(0.975, len(v) - 1) * v.sem()
+    return v.mean(), v.mean() - half, v.mean() + half
 
 # %% ../nbs/lib/21_report.ipynb #d5cf8747
-def paired_interval(a, b) -> tuple[float, float, float]:
+def paired_interval(a: ArrayLike, b: ArrayLike) -> tuple[float, float, float]:
     """The mean difference of two S×M tables of right answers (S seeds; the same M test images in both), with its 95 %
     limits over the *images*. `interval` of one difference a seed covers the seeds; small effects should pass both."""
     return interval((np.asarray(a, float) - np.asarray(b, float)).mean(0))
@@ -276,7 +277,7 @@ def verdict(points: str, scale: str) -> str:
     return {"for": "reproduced", "against": "not reproduced", "unclear": "inconclusive"}[points]
 
 # %% ../nbs/lib/21_report.ipynb #6e11d002
-def told(differences, above: str = "ahead", below: str = "behind") -> str:
+def told(differences: ArrayLike, above: str = "ahead", below: str = "behind") -> str:
     "The mean of differences (one a seed) with its 95 % interval, and `above`, `below` or undecided."
     mean, low, high = interval(differences)
     word = {"for": above, "against": below, "unclear": "undecided"}[evidence(low, high)]
@@ -299,7 +300,7 @@ def mean_sd(table: pd.DataFrame, rows: list[str], column: str) -> pd.DataFrame:
     return (g.mean().map("{:.3f}".format) + sd).unstack().fillna("")
 
 # %% ../nbs/lib/21_report.ipynb #61f2d78b
-def reach(x, y, target: float) -> float:
+def reach(x: ArrayLike, y: ArrayLike, target: float) -> float:
     "The smallest x (ascending) at which the curve y(x), straight between points, is at `target` or above; else inf."
     x, y = np.asarray(x, float), np.asarray(y, float)
     above = np.flatnonzero(y >= target)
@@ -357,15 +358,15 @@ def _rule(claim: str, reading: str, name: str) -> pd.Series:
     return fits.iloc[0]
 
 # %% ../nbs/lib/21_report.ipynb #245c8c05
-def detectable(values, power: float = 0.8) -> float:
+def detectable(values: ArrayLike, power: float = 0.8) -> float:
     """The smallest true mean that a two-sided t-test at 5 % on as many values, of this spread, would find with
     probability `power`; infinite for a single value."""
     from scipy import stats
     from scipy.optimize import brentq
-    values = pd.Series(values, dtype=float)
-    if len(values) < 2: return math.inf
-    df, critical = len(values) - 1, stats.t.ppf(0.975, len(values) - 1)
-    return brentq(lambda shift: stats.nct.sf(critical, df, shift) - power, 0, 100) * values.sem()
+    v = pd.Series(values, dtype=float)
+    if len(v) < 2: return math.inf
+    df, critical = len(v) - 1, stats.t.ppf(0.975, len(v) - 1)
+    return brentq(lambda shift: stats.nct.sf(critical, df, shift) - power, 0, 100) * v.sem()
 
 # %% ../nbs/lib/21_report.ipynb #a4b1bf8f
 def record_claim(claim: str, values: pd.Series, *, dataset: str, scale: str, method: str, setting: dict | None = None):
@@ -460,7 +461,7 @@ def reported(paper: str, item: str) -> pd.DataFrame:
     return found
 
 # %% ../nbs/lib/21_report.ipynb #e99f3013
-def number_verdict(paper: float, values, tolerance: float, scale: str) -> str:
+def number_verdict(paper: float, values: ArrayLike, tolerance: float, scale: str) -> str:
     """Does our interval lie within `tolerance` of a number of the paper's (reproduced), apart from it (not reproduced),
     or neither?"""
     _, low, high = interval(values)

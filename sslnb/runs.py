@@ -8,10 +8,11 @@ __all__ = ['CorruptFile', 'save_tensors', 'load_tensors', 'stored_info', 'commit
 
 # %% ../nbs/lib/14_runs.ipynb #b7f61984
 import functools, hashlib, json, os, platform, subprocess, warnings
-from collections.abc import Callable
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -109,7 +110,7 @@ _ELSEWHERE = "name a store of your own with SSLNB_STORE"
 class Run:
     """One training run: the folder of `config` in the store or on a shelf, or only in the store `where`. `job`: what
     trains it (a `TrainJob`), where that is known."""
-    def __init__(self, config, where: Path | None = None, job=None):
+    def __init__(self, config: Any, where: Path | None = None, job: Any = None):  # their classes are in `train`
         text = to_json(config)
         self.config, self.job, self.hash = config, job, hashlib.sha256(text.encode()).hexdigest()[:12]
         self.places = [where] if where else [store_folder(), *shelves()]
@@ -172,7 +173,7 @@ class Run:
         for step in self.config.save_at:
             if not self.is_light(step): load_tensors(self.model_file(step))
 
-    def lock(self):
+    def lock(self) -> AbstractContextManager[None]:
         """Held while training: two processes that want the same run do not both train it. Freed by the system on a
         crash. `SettingError`: the store cannot be written to."""
         try: self.folder.mkdir(parents=True, exist_ok=True)
@@ -191,13 +192,13 @@ class Run:
 # %% ../nbs/lib/14_runs.ipynb #af3419b0
 class Found(dict):
     "Results by name, and `by`: the commit, versions and device that computed them. Kept by `|`."
-    def __init__(self, values=(), by: dict | None = None):
+    def __init__(self, values: Mapping | Iterable = (), by: dict | None = None):
         super().__init__(values)
         self.by = by or {}
     def __or__(self, other): return Found({**self, **other}, self.by)
 
 # %% ../nbs/lib/14_runs.ipynb #92993ff8
-def _whole(fns, key: dict) -> dict:
+def _whole(fns: Callable | Sequence[Callable], key: dict) -> dict:
     fns = fns if isinstance(fns, (list, tuple)) else (fns,)
     return {"behaviour": behaviour_of(*fns), "key": plain(key)}
 
@@ -213,7 +214,8 @@ def _keep(path: Path, write: Callable[[Path], None]):
     except OSError as err: warnings.warn(f"{path.parent} cannot be written to ({err.strerror}): results are not kept")
 
 # %% ../nbs/lib/14_runs.ipynb #11f2c19b
-def cached(fns, key: dict, compute: Callable[[], dict], device: torch.device | None = None) -> Found:
+def cached(fns: Callable | Sequence[Callable], key: dict, compute: Callable[[], dict],
+           device: torch.device | None = None) -> Found:
     """The plain values that `compute()` gives, from the store if they were computed before for an equal `key` (all
     arguments that can change them) by code of equal behaviour (`behaviour_of`): `fns`, one function or several.
     `device`: where `compute` works (default: the best)."""
@@ -232,7 +234,7 @@ def cached(fns, key: dict, compute: Callable[[], dict], device: torch.device | N
     return Found(kept["result"], kept["by"])
 
 # %% ../nbs/lib/14_runs.ipynb #196c8657
-def cached_tensors(fns, key: dict, compute: Callable[[], dict[str, Tensor]],
+def cached_tensors(fns: Callable | Sequence[Callable], key: dict, compute: Callable[[], dict[str, Tensor]],
                    device: torch.device | None = None) -> Found:
     "The same for tensors (returned on the CPU)."
     paths = _places(whole := _whole(fns, key), ".safetensors")

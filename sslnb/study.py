@@ -44,7 +44,8 @@ MAY_BE_EMPTY = ("probe_at", "others")
 def _injected(history: list[str]) -> set[str]:
     "The names that papermill's cell assigns, if there is one among the executed cells."
     cells = [c for c in history if c.startswith("# Parameters\n")]
-    return {t.id for node in ast.parse(cells[-1]).body for t in node.targets} if cells else set()
+    nodes = ast.walk(ast.parse(cells[-1])) if cells else ()
+    return {n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
 
 # %% ../nbs/lib/23_study.ipynb #2f3e1b33
 def _complaints(name: str, value) -> list[str]:
@@ -81,7 +82,7 @@ def parameters(namespace: dict, scales: dict[str, Any]) -> Any:
     return replace(usual, **given)
 
 # %% ../nbs/lib/23_study.ipynb #3dab5638
-def at_least(p, **minima: int):
+def at_least(p: Any, **minima: int):
     """`SettingError` unless each of these lists of the settings `p` has so many different entries, and each number is
     as large: `at_least(p, seeds=2, eps_points=2)`."""
     found = {name: getattr(p, name) for name in minima}
@@ -92,7 +93,7 @@ def at_least(p, **minima: int):
     if short: raise SettingError("\n".join(short))
 
 # %% ../nbs/lib/23_study.ipynb #7bfe5a8e
-def same_length(p, *names: str):
+def same_length(p: Any, *names: str):
     """`SettingError` unless these lists of the settings `p` are of one length: what stands at the same place in them
     belongs together."""
     lengths = {name: len(getattr(p, name)) for name in names}
@@ -138,7 +139,7 @@ def show_row(ax: plt.Axes, images: Tensor, title: str):
 class Study:
     """A run of the study notebook `name` (such as 04_attacks) with these `settings` out of those of the `scales`, and
     what belongs to it. `given`: the names of the notebook's parameters."""
-    def __init__(self, name: str, settings, given: list[str], scales: Iterable[str] = ()):
+    def __init__(self, name: str, settings: Any, given: list[str], scales: Iterable[str] = ()):
         about = declared(ROOT / "nbs")[name[:2]]
         self.name, self.settings, self.claims, self.given = name, settings, about.claims, given
         self.scales = list(scales)

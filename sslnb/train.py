@@ -8,11 +8,11 @@ __all__ = ['Steps', 'OPTIMIZERS', 'TrainConfig', 'TrainJob', 'learning_rate', 'm
 
 # %% ../nbs/lib/15_train.ipynb #0f4504a4
 import copy, functools, hashlib, math, sys, time, warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import contextmanager, nullcontext
 from dataclasses import field, replace
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import pandas as pd
 import torch
@@ -75,7 +75,7 @@ def learning_rate(step: int, c: TrainConfig) -> float:
     return c.lr * (1 + math.cos(math.pi * (step - c.warmup) / (c.steps - c.warmup))) / 2
 
 # %% ../nbs/lib/15_train.ipynb #3a918136
-def make_optimizer(c: TrainConfig, params) -> torch.optim.Optimizer:
+def make_optimizer(c: TrainConfig, params: Iterable[Tensor]) -> torch.optim.Optimizer:
     "The optimiser of a configuration; fused kernels, which matter for small networks."
     kind, decay = OPTIMIZERS[c.optimizer], c.weight_decay
     if c.optimizer == "adam": return kind(params, c.lr, weight_decay=decay, fused=True)
@@ -105,19 +105,21 @@ class Training:
         if config.compile != "none": self.method.encoder.compile(mode=config.compile)
         self.optimizer = make_optimizer(config, self.method.parameters())
         self.step, self.seconds, self.losses = 0, 0.0, torch.zeros(config.steps, device=self.device)
-        self.order, self.notes = torch.arange(len(images), device=self.images.labels.device), []
+        self.order = torch.arange(len(images), device=self.images.labels.device)
+        self.notes: list[dict[str, float]] = []
 
     def take_step(self):
         "One step: its images (of several processes each has its own), their views, an update of the weights."
         c, step = self.config, self.step
+        assert c.augment is not None  # `resolve` fills it in
         epoch, place = divmod(step, len(self.images) // c.batch_size)
         if place == 0: self._begin_epoch(epoch)
         batch = self._batch(local_shard(self.order[place * c.batch_size:][:c.batch_size], c.batch_size))
         self.update(self.method.views(batch, c.augment, rng(c.seed, "views", step, device=self.device)), batch)
 
-    def _batch(self, index) -> Batch:
+    def _batch(self, index: Tensor) -> Batch:
         "The images at `index`, on the device. What comes from the CPU's memory is copied while the GPU works on."
-        found = self.images.pixels[index], self.images.labels[index], index
+        found = [self.images.pixels[index], self.images.labels[index], index]
         if self.device.type == "cuda": found = [t if t.is_cuda else t.pin_memory() for t in found]
         return Batch(*(t.to(self.device, non_blocking=True) for t in found))
 
@@ -130,11 +132,11 @@ class Training:
         for p in begun.reset_params:
             for value in self.optimizer.state[p].values(): value.zero_()
 
-    def update(self, views, batch: Batch):
+    def update(self, views: Any, batch: Batch):
         "The network's part of a step: loss, gradients, new weights."
         if self.config.compile == "reduce-overhead":
             torch.compiler.cudagraph_mark_step_begin()  # its outputs are used up
-        with models.autocast(self.config.precision, self.device): loss = self.method.loss(views, batch)
+        with models.autocast(self.config.precision or "fp32", self.device): loss = self.method.loss(views, batch)
         self.optimizer.zero_grad()
         loss.backward()
         average_gradients(self.method)
@@ -361,10 +363,10 @@ def _make_room(run):
 # %% ../nbs/lib/15_train.ipynb #cef7a7c4
 def _places(runs: list[Run]) -> str:
     "How many runs are still to train, and how many are there, and where."
-    runs = {run.hash: run for run in runs}.values()
-    shelved = sum(run.is_shelved for run in runs)
-    kept = sum(run.is_finished for run in runs) - shelved
-    counts = {"to train": len(runs) - kept - shelved, "in the store": kept, "on a shelf": shelved}
+    each = {run.hash: run for run in runs}.values()
+    shelved = sum(run.is_shelved for run in each)
+    kept = sum(run.is_finished for run in each) - shelved
+    counts = {"to train": len(each) - kept - shelved, "in the store": kept, "on a shelf": shelved}
     return ", ".join(f"{n} {where}" for where, n in counts.items() if n)
 
 # %% ../nbs/lib/15_train.ipynb #3919f099
@@ -374,8 +376,8 @@ def train_all(jobs: list[TrainConfig | TrainJob], device: torch.device | None = 
     one progress bar, which says before how many there are of each. `advice`: what is said, beside the time, where that
     takes more than a minute. Other keywords and errors as for `pretrain`."""
     device = device or world().device
-    jobs = [resolve(job, device) if isinstance(job, TrainConfig) else job for job in jobs]
-    runs, first = [Run(job.config, store, job) for job in jobs], jobs[0].config
+    resolved = [resolve(job, device) if isinstance(job, TrainConfig) else job for job in jobs]
+    runs, first = [Run(job.config, store, job) for job in resolved], resolved[0].config
     name = f"{first.method} on {first.dataset}" if len(runs) == 1 else f"{len(runs)} runs"
     steps = sum(run.config.steps for run in {run.hash: run for run in runs if not run.is_finished}.values())
     bar = Progress(steps, f"{name}: {_places(runs)}", advice=advice) if world().is_main_process else Silent()

@@ -105,6 +105,7 @@ def run_block(block: nn.Module, x: Tensor) -> Tensor:
 @version(1)
 class ViT(nn.Module):
     "Square images (N C S S, in [0,1]) to features (N×`dim`): patches, transformer blocks, mean over tokens."
+    places: Tensor
     def __init__(self, normalize: nn.Module, channels: int, side: int, patch: int, dim: int, depth: int, heads: int):
         super().__init__()
         self.normalize, self.shape, self.patch = normalize, (channels, side, side), patch
@@ -168,7 +169,8 @@ def vit(preset: str, normalize: nn.Module, channels: int, side: int) -> ViT:
 # %% ../nbs/lib/06_vit.ipynb #4effad2c
 @version(1)
 class _Decoder(nn.Module):
-    def __init__(self, grid, width):
+    places: Tensor
+    def __init__(self, grid: int, width: int):
         super().__init__()
         self.mask_token = nn.Parameter(0.02 * torch.randn(width))
         self.register_buffer("places", sincos(grid, width), persistent=False)

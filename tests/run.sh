@@ -1,6 +1,6 @@
 #!/bin/bash
-# The whole check: exported code and cleaned notebooks are current, ruff finds nothing, pytest passes (tests/test_wings.py
-# runs the notebooks of library, tools and course).
+# The whole check: exported code and cleaned notebooks are current, ruff finds nothing, pytest passes
+# (tests/test_wings.py runs the notebooks of library, tools and course).
 set -e
 cd "$(dirname "$0")/.."
 BIN=${VENV:-.venv}/bin

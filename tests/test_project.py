@@ -203,3 +203,43 @@ def test_every_name_on_the_way_to_a_verdict_is_there():
     for module, name in named:
         module = importlib.import_module(f"sslnb.{module}")
         assert hasattr(module, name) or hasattr(module.Study, name), name
+
+
+def gives(function):
+    "Does a function return or yield something, itself and not in a function inside it?"
+    left = list(function.body)
+    for node in left:
+        if isinstance(node, (ast.FunctionDef, ast.Lambda, ast.ClassDef)): continue
+        if getattr(node, "value", None) and isinstance(node, (ast.Return, ast.Yield)): return True
+        left += ast.iter_child_nodes(node)
+    return False
+
+
+def public_functions(body, within=""):
+    "The public functions of a module, and the public methods (and `__init__`) of its public classes, with their names."
+    for node in body:
+        name = getattr(node, "name", "_")
+        if name.startswith("_") and name != "__init__": continue
+        if isinstance(node, ast.ClassDef): yield from public_functions(node.body, f"{name}.")
+        if isinstance(node, ast.FunctionDef): yield within + name, node
+
+
+def test_public_functions_have_types():
+    lacking = []
+    for path in [*(ROOT / "sslnb").glob("[!_]*.py"), *(ROOT / "sslnb" / "tools").glob("[!_]*.py")]:
+        for name, f in public_functions(ast.parse(path.read_text("utf-8")).body):
+            if any(re.match(r"click\.|\w+\.(command|group)\(", ast.unparse(d)) for d in f.decorator_list): continue
+            args = [a for a in (*f.args.posonlyargs, *f.args.args, *f.args.kwonlyargs) if a.arg not in ("self", "cls")]
+            if any(a.annotation is None for a in args) or gives(f) and f.returns is None:
+                lacking.append(f"{path.stem}.{name}")
+    assert lacking == []
+
+
+def test_type_checkers_are_told_what_patch_adds_to_images():
+    body = ast.parse((ROOT / "sslnb" / "data.py").read_text("utf-8")).body
+    images = next(node for node in body if isinstance(node, ast.ClassDef) and node.name == "Images")
+    told = {f.name: f.args for node in images.body if isinstance(node, ast.If) for f in node.body}
+    added = {f.name: f.args for f in body if isinstance(f, ast.FunctionDef)
+             and any(ast.unparse(d).startswith("patch") for d in f.decorator_list)}
+    for args in added.values(): args.args[0].annotation = None
+    assert {k: ast.unparse(a) for k, a in told.items()} == {k: ast.unparse(a) for k, a in added.items()} != {}

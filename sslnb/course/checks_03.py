@@ -7,6 +7,7 @@ __all__ = ['check_03_1', 'check_03_2', 'check_03_3', 'check_03_4']
 
 # %% ../../nbs/course/03_transfer.ipynb #d086011c
 import math
+from typing import Any
 
 import numpy as np
 import torch
@@ -67,7 +68,7 @@ def check_03_3(answer) -> str | None:
     if moved is encoder or moved_entries(encoder, before):
         return "The encoder you were given has changed: work on a copy (`copy.deepcopy`)."
     if not isinstance(moved, nn.Module): return "Give the copy back, from the function."
-    now = moved.normalize
+    now: Any = moved.normalize
     if agree(now.mean.flatten(), 255 * mean, 1e-2):
         return "These statistics are of pixels from 0 to 255; the encoder's images are in [0,1]."
     if not agree(now.mean.flatten(), mean): return "Its mean colour is not that of `images` (`images.mean_std()`)."

@@ -93,9 +93,9 @@ def _victim(loudness=1.0, n=40):
 # %% ../../nbs/course/04_attacks.ipynb #c26ee6d0
 def _flat_model():
     "A network that gives every image the same scores: no gradient anywhere."
-    net = nn.Sequential(nn.Flatten(), nn.Linear(192, 4)).requires_grad_(False)
-    net[1].weight.zero_()
-    return net
+    linear = nn.Linear(192, 4).requires_grad_(False)
+    linear.weight.zero_()
+    return nn.Sequential(nn.Flatten(), linear)
 
 # %% ../../nbs/course/04_attacks.ipynb #642bb9a8
 def check_04_3(answer) -> str | None:

@@ -61,7 +61,8 @@ def judge(look: Callable[[Any], str | None], answer: Any) -> bool:
     number = exercise_of(look.__name__)
     try: hint = look(answer)
     except Exception as err:  # whatever a wrong answer breaks, the learner needs to know what was wanted
-        hint = f"Your answer broke the check ({type(err).__name__}: {err}). Wanted: {' '.join(look.__doc__.split())}"
+        wanted = " ".join(str(look.__doc__).split())
+        hint = f"Your answer broke the check ({type(err).__name__}: {err}). Wanted: {wanted}"
     print(f"{number}: right." if hint is None else f"{number}: not yet. {hint}")
     return hint is None
 
@@ -118,7 +119,7 @@ def spread_hint(values: Sequence[float], given: Sequence[float]) -> str | None:
     if agree(given, (mean, low, high), 2e-3): return None
     if agree(given, (-mean, -high, -low), 2e-3):
         return "The sign is turned round: look again which one is taken from which."
-    half = 1.96 * np.std(values, ddof=1) / math.sqrt(len(values))
+    half = 1.96 * float(np.std(values, ddof=1)) / math.sqrt(len(values))
     if agree(given, (mean, mean - half, mean + half), 2e-3):
         return (f"1.96 is for many numbers. With {len(values)} seeds the factor is Student's, which `report.interval` "
                 "knows.")

@@ -38,7 +38,7 @@ def _warn(message, *_):
 class Commands(click.Group):
     """Commands that tell a mistake, a warning or what the system refuses (a full disk: exit code 1) in one line, and
     end after Ctrl-C with the 130 that shells expect."""
-    def invoke(self, ctx):
+    def invoke(self, ctx: click.Context) -> Any:
         try:
             with warnings.catch_warnings():
                 warnings.showwarning = _warn
@@ -134,7 +134,8 @@ def _commit(copy: Path) -> str:
 def run_one(number, given, scale, dataset, output):
     "Run notebook NUMBER, whether or not there is an executed copy."
     parameters = {"scale": scale, "dataset": dataset} | {name: typed(value) for name, value in given}
-    j = job(*chosen([number]), parameters, output and output.absolute())
+    (nb,) = chosen([number])
+    j = job(nb, parameters, output and output.absolute())
     _finish([j], _run_or_tell([j], force=True))
     click.echo(shown(j.copy))
 

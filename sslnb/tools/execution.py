@@ -8,8 +8,9 @@ __all__ = ['NotebookJob', 'job', 'folders_in', 'library_digest', 'sets_of', 'ima
 
 # %% ../../nbs/tools/01_execution.ipynb #ffc75e3c
 import contextlib, hashlib, json, os, warnings
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import sslnb
 from .notebook import Mistake, Notebook, json_digest, read_notebook, shown
@@ -40,7 +41,7 @@ def _from_here(value):
     return f"folder:{os.path.abspath(os.path.expanduser(value.removeprefix('folder:')))}"
 
 # %% ../../nbs/tools/01_execution.ipynb #c798e539
-def folders_in(value) -> list[str]:
+def folders_in(value: Any) -> list[str]:
     "All `folder:PATH` in a parameter's value, or in the values of a dict of them."
     if isinstance(value, dict): value = list(value.values())
     if isinstance(value, list): return [name for v in value for name in folders_in(v)]
@@ -96,7 +97,9 @@ def records_digest() -> str:
     return json_digest([(source, p.name, hashlib.sha256(p.read_bytes()).hexdigest()) for source, p in found])
 
 # %% ../../nbs/tools/01_execution.ipynb #c519fe5d
-def part_of_copy(copy: Path, part: str, kind: type):
+_T = TypeVar("_T")
+
+def part_of_copy(copy: Path, part: str, kind: type[_T]) -> _T:
     "The `cells` (a list) or the `metadata` (a dict) of an executed copy; empty where it is none, or damaged."
     try: found = json.loads(copy.read_text("utf-8"))[part]
     except (OSError, ValueError, KeyError, TypeError): return kind()
@@ -126,7 +129,7 @@ def failed_copy(copy: Path) -> Path:
     return copy.with_suffix(".failed.ipynb")
 
 # %% ../../nbs/tools/01_execution.ipynb #80b9dba9
-def execute(job: NotebookJob, made_from: dict, on_cell=None):
+def execute(job: NotebookJob, made_from: dict, on_cell: Callable | None = None):
     """Run a notebook, in the project's folder. Its copy is replaced only after success; else the notebook as far as it
     came is at `failed_copy`, and papermill's error is raised. `on_cell(cell, cell_index)`: before each cell."""
     import papermill

@@ -56,7 +56,8 @@ class Notebook(NamedTuple):
 # %% ../../nbs/tools/00_notebook.ipynb #1bb63681
 def _names(source: str) -> list[str]:
     "The names that a parameters cell assigns."
-    return [node.target.id for node in ast.parse(source).body if isinstance(node, ast.AnnAssign)]
+    targets = [node.target for node in ast.parse(source).body if isinstance(node, ast.AnnAssign)]
+    return [target.id for target in targets if isinstance(target, ast.Name)]
 
 # %% ../../nbs/tools/00_notebook.ipynb #ca3fbe99
 def read_notebook(path: Path) -> Notebook:

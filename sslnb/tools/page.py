@@ -12,6 +12,7 @@ import hashlib, json, math, os, re, warnings
 from importlib import resources
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import pandas as pd
@@ -104,7 +105,9 @@ def _rows(claim: str, margins: pd.DataFrame) -> list[dict]:
     by = [margins.dataset, margins["scale"], margins["parameters"], readings]
     rows = [_row(claim, part, *of) for of, part in margins.groupby(by)]
     widest = max((abs(x) for r in rows for p in r["parts"] for x in p["limits"] if math.isfinite(x)), default=0) or 1
-    for part in (p for r in rows for p in r["parts"]): part["picture"] = interval_marks(*part["limits"], widest)
+    for part in (p for r in rows for p in r["parts"]):
+        mean, low, high = part["limits"]
+        part["picture"] = interval_marks(mean, low, high, widest)
     return rows
 
 # %% ../../nbs/tools/04_page.ipynb #1a539420
@@ -153,7 +156,7 @@ def stands_for(dataset: str, theirs: list[str]) -> list[str]:
     return next(([d] for d in (dataset, part) if d in theirs), theirs)
 
 # %% ../../nbs/tools/04_page.ipynb #73b8d7a8
-def matching(ours: pd.DataFrame, number) -> pd.DataFrame:
+def matching(ours: pd.DataFrame, number: Any) -> pd.DataFrame:
     "Our records beside one reported number, with what their settings have beyond the paper's as the column `more`."
     wanted = json.loads(number.setting)
     given = ours.setting.map(json.loads)
@@ -228,12 +231,14 @@ def _number(number, found: pd.DataFrame | None, places: list) -> dict:
     of ours."""
     out = {"column": number.column, "paper": short(number.value, number.unit), "more": []}
     if found is None: return out | {"lines": [{"label": "", "cells": [None] * len(places)}]}
-    cells, labels = {}, {}
-    for place, part in found.groupby(["dataset", "scale", "parameters"]):
+    cells: dict[tuple, dict] = {}
+    labels: dict[str, int] = {}
+    for (dataset, scale, own), part in found.groupby(["dataset", "scale", "parameters"]):
         told = _told_apart(list(part.more.unique()))
         for more, one in part.groupby("more", sort=False):
-            cells[told[more], place] = _cell(number, one, *place, told[more])
-            labels.setdefault(told[more], len(labels))
+            label = told[more]
+            cells[label, (dataset, scale, own)] = _cell(number, one, dataset, scale, own, label)
+            labels.setdefault(label, len(labels))
     lines = [{"label": label, "cells": [cells.get((label, p)) for p in places]} for label in labels]
     return out | {"lines": lines[:6], "more": lines[6:]}
 
@@ -297,8 +302,8 @@ def _figures(copy: Path) -> list[dict]:
 # %% ../../nbs/tools/04_page.ipynb #448913a8
 def _figure(path: Path) -> dict:
     "Size, caption and place of a figure: `Study.figure` writes the last two into the file."
-    from PIL import Image
-    with Image.open(path) as image: (width, height), words = image.size, image.text
+    from PIL.PngImagePlugin import PngImageFile
+    with PngImageFile(path) as image: (width, height), words = image.size, image.text
     caption = words.get("Description", "") or path.stem.split("-", 1)[1].replace("-", " ").capitalize()
     place = json.loads(words.get("Comment", "{}")).get("place", 0)
     return {"path": path.relative_to(reports()).as_posix(), "width": width, "height": height, "caption": caption,
@@ -327,7 +332,9 @@ def _write_as_html(path: Path):
 
 # %% ../../nbs/tools/04_page.ipynb #efadae0d
 def _mathjax() -> Path:
-    (place,) = find_spec("sphinx-mathjax-offline").submodule_search_locations  # not imported: that would import Sphinx
+    found = find_spec("sphinx-mathjax-offline")  # not imported: that would import Sphinx
+    assert found and found.submodule_search_locations
+    (place,) = found.submodule_search_locations
     return Path(place) / "static" / "mathjax" / "tex-svg.js"
 
 # %% ../../nbs/tools/04_page.ipynb #ec621def

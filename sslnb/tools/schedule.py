@@ -8,9 +8,10 @@ __all__ = ['expected', 'seconds_of', 'seconds_left', 'Ledger', 'Display', 'Outco
 
 # %% ../../nbs/tools/02_schedule.ipynb #810d9cc0
 import contextlib, os, sys, threading, time
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from graphlib import TopologicalSorter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import click
 import psutil
@@ -52,7 +53,7 @@ class Ledger:
     def __init__(self, jobs: list[NotebookJob], at_once: int):
         self.costs = {j.notebook.path.stem: expected(j) for j in jobs}
         self.ahead = {name: sum(costs.values()) for name, costs in self.costs.items()}  # expected of what has not begun
-        self.now = {}  # notebooks that run: cell, seconds expected of it, since when
+        self.now: dict[str, tuple[int, float, float]] = {}  # what runs: cell, seconds expected of it, since when
         self.gone = self.done = 0.0
         self.at_once, self.lock = at_once, threading.RLock()
 
@@ -116,7 +117,7 @@ class Display:
         self.ledger.next(name, 0, self.ledger.costs[name]["start"])
         self._show()
 
-    def cell(self, name: str, cell, cell_index: int):
+    def cell(self, name: str, cell: Any, cell_index: int):
         "A cell begins."  # the ledger counts the start as one; of the cell that papermill adds it knows nothing
         self.ledger.next(name, cell_index + 1, self.ledger.costs[name].get(cell.id, 0.0))
         self._show()
@@ -146,7 +147,7 @@ def reason(err: Exception) -> str:
     return f"In [{err.exec_count}]: " + f"{err.ename}: {err.evalue}".splitlines()[0]
 
 # %% ../../nbs/tools/02_schedule.ipynb #58138e8c
-def attempt(job: NotebookJob, made_from: dict, on_cell=None) -> Outcome:
+def attempt(job: NotebookJob, made_from: dict, on_cell: Callable | None = None) -> Outcome:
     "`execute`, with what comes of it told instead of raised."
     start, why = time.monotonic(), ""
     try: execute(job, made_from, on_cell)
@@ -179,7 +180,7 @@ def usual_jobs() -> int:
 
 # %% ../../nbs/tools/02_schedule.ipynb #07e03dc8
 @contextlib.contextmanager
-def sharing(at_once: int):
+def sharing(at_once: int) -> Iterator[None]:
     "Within it, each of so many kernels gets its share of the cores, unless `OMP_NUM_THREADS` says otherwise."
     from sslnb.core import environment
     share = str(max(1, (os.cpu_count() or 1) // at_once)) if at_once > 1 else None
@@ -238,12 +239,15 @@ def run_jobs(jobs: list[NotebookJob], force: bool = False, at_once: int = 1) -> 
     return [outcomes[n] for n in by_number]
 
 # %% ../../nbs/tools/02_schedule.ipynb #79ca7af9
-def _in_order(order: TopologicalSorter, ways: dict[str, float], at_once: int, start) -> dict[str, Outcome]:
+def _in_order(order: TopologicalSorter, ways: dict[str, float], at_once: int,
+              start: Callable[[str], tuple[Future, NotebookJob]]) -> dict[str, Outcome]:
     "The outcomes by number; `start` begins a notebook: its future and its job. Interrupted, it stops what runs."
-    ready, running, outcomes = [], {}, {}
+    ready: list[str] = []
+    running: dict[Future, NotebookJob] = {}
+    outcomes: dict[str, Outcome] = {}
     try:
         while order.is_active():
-            ready = sorted(sorted([*ready, *order.get_ready()]), key=ways.get, reverse=True)
+            ready = sorted(sorted([*ready, *order.get_ready()]), key=ways.__getitem__, reverse=True)
             while ready and len(running) < at_once:
                 future, job = start(ready.pop(0))
                 running[future] = job
