@@ -33,8 +33,8 @@ class Settings:
 _Kind = TypeVar("_Kind", bound=Settings)
 
 def scales_of(kind: type[_Kind], same: dict, **own: dict) -> dict[str, _Kind]:
-    "The scales of a paper: settings of a `kind` with the values that all share and each scale's `own`."
-    return {name: kind(scale=name, **same, **values) for name, values in own.items()}
+    "The scales of a paper: settings of a `kind` with the values that all share, and before those each scale's `own`."
+    return {name: kind(scale=name, **same | values) for name, values in own.items()}
 
 # %% ../nbs/lib/20_protocols.ipynb #rotnet-settings
 @checked_dataclass
@@ -75,7 +75,7 @@ ROTNET = scales_of(
     smoke=dict(seeds=[0, 1], batch_sizes=[16, 32], batch_size=32, steps=5, probe_at=[2], encoder="tiny",
                smaller_encoder="tiny", projector=[32, 16], rotnet_lr=0.05, probe_images=200, test_images=100,
                labelled_images=200, fractions=[0.05, 0.1, 0.5], epochs=[4, 2, 1], baseline_epochs=[8, 4, 2],
-               tuned_rates=[0.0125, 0.05], attack_images=20, task_images=10, strong_images=20),
+               tuned_rates=[0.0125, 0.05], attack_images=20, task_images=10, strong_images=20, eps_points=4),
     quick=dict(seeds=[0, 1, 2], batch_sizes=[32, 128], batch_size=128, steps=100, probe_at=[20, 40], encoder="small",
                smaller_encoder="tiny", projector=[256, 128], rotnet_lr=0.05, probe_images=2000, test_images=1500,
                labelled_images=1000, fractions=[0.01, 0.1, 0.5], epochs=[60, 30, 20], baseline_epochs=[120, 60, 40],
