@@ -241,10 +241,10 @@ def resolve(config: TrainConfig, device: torch.device, images: data.Images | Non
 
 # %% ../nbs/lib/15_train.ipynb #c032e172
 def _with_precision(config, device) -> TrainConfig:
-    "In the precision in which such a run came along on a shelf, from whatever machine; else in that of `device`."
-    ways = [replace(config, precision=p) for p in ("bf16", "fp32")]
-    there = [c for c in ways if Run(c).is_shelved]
-    return there[0] if len(there) == 1 else replace(config, precision=models.fast_precision(device))
+    "In the precision of `device`, unless such a run is nowhere, and one in the other came along on a shelf."
+    native = models.fast_precision(device)
+    own, other = (replace(config, precision=p) for p in (native, "fp32" if native == "bf16" else "bf16"))
+    return other if Run(other).is_shelved and not Run(own).is_finished else own
 
 # %% ../nbs/lib/15_train.ipynb #ca92163b
 def _named(config) -> data.Images:

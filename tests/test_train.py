@@ -241,3 +241,15 @@ def test_rotnet_says_that_it_wants_square_images():
                                            r"load them with size=32"):
         pretrain(short(method="rotnet", options={}, dataset=None), wide)
     pretrain(short(dataset=None, steps=1), wide)  # SimCLR does not mind
+
+
+def test_a_run_in_the_other_precision_is_taken_from_a_shelf_but_your_own_comes_first(tmp_path, monkeypatch):
+    config = replace(CONFIG, steps=2, save_at=())
+    native = resolve(config, CPU).config.precision
+    other = replace(config, precision="fp32" if native == "bf16" else "bf16")
+    pretrain(other, store=tmp_path / "shelf")
+    monkeypatch.setenv("SSLNB_SHELVES", str(tmp_path / "shelf"))
+    assert resolve(config, CPU).config.precision == other.precision
+    assert resolve(replace(config, seed=1), CPU).config.precision == native
+    pretrain(replace(config, precision=native))
+    assert resolve(config, CPU).config.precision == native
