@@ -363,10 +363,9 @@ def _make_room(run):
 # %% ../nbs/lib/15_train.ipynb #cef7a7c4
 def _places(runs: list[Run]) -> str:
     "How many runs are still to train, and how many are there, and where."
-    each = {run.hash: run for run in runs}.values()
-    shelved = sum(run.is_shelved for run in each)
-    kept = sum(run.is_finished for run in each) - shelved
-    counts = {"to train": len(each) - kept - shelved, "in the store": kept, "on a shelf": shelved}
+    shelved = sum(run.is_shelved for run in runs)
+    kept = sum(run.is_finished for run in runs) - shelved
+    counts = {"to train": len(runs) - kept - shelved, "in the store": kept, "on a shelf": shelved}
     return ", ".join(f"{n} {where}" for where, n in counts.items() if n)
 
 # %% ../nbs/lib/15_train.ipynb #3919f099
@@ -379,8 +378,9 @@ def train_all(jobs: list[TrainConfig | TrainJob], device: torch.device | None = 
     resolved = [resolve(job, device) if isinstance(job, TrainConfig) else job for job in jobs]
     runs, first = [Run(job.config, store, job) for job in resolved], resolved[0].config
     name = f"{first.method} on {first.dataset}" if len(runs) == 1 else f"{len(runs)} runs"
-    steps = sum(run.config.steps for run in {run.hash: run for run in runs if not run.is_finished}.values())
-    bar = Progress(steps, f"{name}: {_places(runs)}", advice=advice) if world().is_main_process else Silent()
+    each = list({run.hash: run for run in runs}.values())  # a job may stand in the list twice
+    steps = sum(run.config.steps for run in each if not run.is_finished)
+    bar = Progress(steps, f"{name}: {_places(each)}", advice=advice) if world().is_main_process else Silent()
     there = [_find_or_train(run, bar, device, **kwargs) for run in runs]
     took = sum(run.provenance["seconds"] for run in runs)
     bar.close(f"{name}: {_outcome(runs, there)}; {took:,.0f} s of training in all")
