@@ -48,9 +48,10 @@ def shift_boxes(shifts: Tensor, size: tuple[int, int]) -> Tensor:
     return torch.cat([0.5 + moved, torch.ones_like(moved)], 1)
 
 # %% ../nbs/lib/05_augment.ipynb #09852d3f
-def resample(x: Tensor, boxes: Tensor, flip: Tensor, padding: str = "border") -> Tensor:
-    "The boxes of the float images `x` (N C H W), brought back to H×W; mirrored where `flip` is true. Bilinear."
-    n, _, h, w = x.shape
+def resample(x: Tensor, boxes: Tensor, flip: Tensor, padding: str = "border", side: int | None = None) -> Tensor:
+    """The boxes of the float images `x` (N C H W), brought back to H×W, or to `side`×`side`; mirrored where `flip` is
+    true. Bilinear."""
+    n, h, w = len(x), side or x.shape[2], side or x.shape[3]
     centre, size = boxes[:, :2] * 2 - 1, boxes[:, 2:]  # from 0…1 to the -1…1 of grid_sample
     width = torch.where(flip, -size[:, 0], size[:, 0])
     xs, ys = ((torch.arange(k, device=x.device) * 2 + 1) / k - 1 for k in (w, h))  # centres of the pixels
@@ -143,12 +144,13 @@ class Augment:
     hue: Annotated[float, Field(ge=0, le=0.5)] = 0.0  # turns are drawn from [-h, h] of a full circle
     grey: Probability = 0.0  # probability of losing all colour
     blur: Probability = 0.0  # probability of a Gaussian blur, sigma from [0.1, 2] pixels
+    side: Annotated[int, Field(gt=0)] | None = None  # of the views, in pixels (default: they are as large as the images)
 
     @property
     def crops(self) -> bool: return self.scale != (1.0, 1.0)
 
     @property
-    def moves(self) -> bool: return bool(self.pad or self.flip or self.crops)
+    def moves(self) -> bool: return bool(self.pad or self.flip or self.crops or self.side)
 
     @property
     def colours(self) -> bool: return bool(self.jitter or self.grey)
@@ -226,20 +228,20 @@ def _recolour(x: Tensor, recipe: Augment, drawn: Any) -> Tensor:
 @version(2)  # 1: colours by one matrix per image, clamped once
 def apply_views(x: Tensor, recipe: Augment, drawn: Drawn) -> Tensor:
     """The views of images `x` (uint8, or float in [0,1]; N C H W) that the N rows of `drawn` make: float, in
-    [0,1], same size, same device. Each view depends on its own row only. `SettingError`: colours of images that
+    [0,1], same device, same size or the recipe's `side`. Each view depends on its own row only. `SettingError`: colours of images that
     have neither 1 nor 3 channels."""
     d: Any = Drawn(*(v if v is None else v.to(x.device) for v in drawn))  # what the recipe needs is there
     x = to_float(x)
     if recipe.moves:
         boxes = shift_boxes(d.shifts, (x.shape[2], x.shape[3])) if recipe.pad else d.boxes
-        x = resample(x, boxes, d.flip, "zeros" if recipe.pad else "border")
+        x = resample(x, boxes, d.flip, "zeros" if recipe.pad else "border", recipe.side)
     if recipe.colours: x = _recolour(x, recipe, d)
     return torch.where(d.blurred[:, None, None, None], blur(x, d.sigma), x) if recipe.blur else x
 
 # %% ../nbs/lib/05_augment.ipynb #df2501bd
 @version(2)
 def augment(x: Tensor, recipe: Augment, generator: Generator) -> Tensor:
-    "One random view of every image of `x` (uint8, or float in [0,1]; N C H W): float, in [0,1], same size and device."
+    "One random view of every image of `x` (uint8, or float in [0,1]; N C H W): float, in [0,1], same device."
     return apply_views(x, recipe, draw_numbers(recipe, len(x), generator))
 
 # %% ../nbs/lib/05_augment.ipynb #51a2d65d

@@ -117,8 +117,8 @@ def _head(w, b, mean, std):
 @version(1)
 def knn(x: Tensor, y: Tensor, x_test: Tensor, *, n_classes: int, k: int = 20, temperature: float = 0.07) -> Tensor:
     """Scores (M×C, log of the votes' shares) of `x_test` (M×D) by the `k` nearest of `x` (N×D, with labels `y`, 0 to
-    `n_classes`−1; all of `x` where there are fewer). On the device of `x`. `SettingError`: NaN, a missing label, k
-    below 1, a temperature not above 0."""
+    `n_classes`−1; all of `x` where there are fewer). At an infinite temperature every neighbour's vote is the same. On
+    the device of `x`. `SettingError`: NaN, a missing label, k below 1, a temperature not above 0."""
     check_samples(x, y, n_classes)
     _check_settings(k=k, temperature=temperature)
     y, x, x_test = y.to(x.device), F.normalize(x), F.normalize(x_test.to(x.device))

@@ -22,7 +22,7 @@ from .core import BelowOne, Count, Positive, SettingError, keyword_options, unif
 from .data import Images
 from .distributed import all_gather, local_shard, map_shards, world
 from .embedding import channel_deviation, effective_rank
-from .losses import nt_xent, sup_con
+from .losses import decoupled_nt_xent, nt_xent, sup_con
 from .models import Encoder, features, mlp, normed_mlp, outputs
 from .vit import (MLPDecoder, TransformerDecoder, ViT, masked_mse, patch_mean_std, pick, put, random_mask,
                        unpatchify)
@@ -81,9 +81,10 @@ class SimCLR(Method):
     "Contrast of two views (Chen et al. 2020; `rotnet` §2.1): NT-Xent on a projected encoding."
     recipe = "simclr"
     def __init__(self, encoder: Encoder, images: Images, *, temperature: Positive = 0.5, hidden: Count = 2048,
-                 out: Count = 2048):
+                 out: Count = 2048, normed: bool = False, decoupled: bool = False):
         super().__init__(encoder, images)
-        self.projector, self.temperature = mlp(encoder.dim, hidden, out), temperature
+        self.projector = (normed_mlp if normed else mlp)(encoder.dim, hidden, out)  # `normed`: with BatchNorm
+        self.temperature, self.decoupled = temperature, decoupled
 
     def views(self, batch: Batch, recipe: Augment, generator: Generator) -> Tensor:
         "Two random views of every image: the N first views, then the N second ones (2N C H W)."
@@ -91,7 +92,7 @@ class SimCLR(Method):
 
     def loss(self, views: Tensor, batch: Batch) -> Tensor:
         z = all_gather(self.projector(self.encoder(views)), views=2)  # 2N×out
-        return nt_xent(*z.chunk(2), self.temperature)
+        return (decoupled_nt_xent if self.decoupled else nt_xent)(*z.chunk(2), self.temperature)
 
 # %% ../nbs/lib/12_methods.ipynb #8d096895
 @version(1)
