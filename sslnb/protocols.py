@@ -4,16 +4,16 @@
 
 # %% auto #0
 __all__ = ['ROTNET', 'TRANSFER', 'SUPERVISED_AT', 'OTHER_SETS', 'TASKS', 'DEEPCLUSTER', 'DIGIT_VIEWS', 'MAE_SCALES', 'MAE_VIEWS',
-           'MAE_READINGS', 'SIMCLIC', 'PERTURBATIONS', 'GEOMETRY', 'RIVALS', 'STAGES', 'TUNED', 'Settings', 'scales_of',
+           'MAE_READINGS', 'SIMCLIC', 'PERTURBATIONS', 'GEOMETRY', 'RIVALS', 'TUNED', 'Settings', 'scales_of',
            'RotNetSettings', 'kept_steps', 'pretraining', 'few_label_training', 'counterpart', 'task_set',
            'DeepClusterSettings', 'digit_set', 'alexnet_training', 'lars_training', 'MAESettings', 'mae_recipes',
            'contrast_training', 'masked_training', 'SimCLICSettings', 'siamese_training', 'GeometrySettings',
-           'five_way_tasks', 'rival_training', 'in_stages']
+           'five_way_tasks', 'rival_training', 'Recipe', 'in_stages']
 
 # %% ../nbs/lib/20_protocols.ipynb #709cfdfe
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from . import data
 from .augment import RECIPES, Augment
@@ -434,22 +434,25 @@ def rival_training(p: GeometrySettings, images: data.Images, dataset: str, metho
     return resolve(config, best_device(), images)
 
 # %% ../nbs/lib/20_protocols.ipynb #tuned
-STAGES = ((0.6, 20), (0.25, 24), (0.15, 32))  # share of what a training may cost, side of its views in pixels
+class Recipe(NamedTuple):
+    "A training that `in_stages` makes as long as can be paid for."
+    config: TrainConfig  # of one step
+    stages: tuple[tuple[float, int], ...]  # share of what the training may cost, side of its views in pixels
+
 _VIEWS = replace(RECIPES["simclr"], grey=0.1)  # 0.1: Ermolov et al. (2021)
+_SMALL = TrainConfig(method="simclr", encoder="small", steps=1, batch_size=256, lr=0.02, optimizer="muon",
+                     momentum=0.95, weight_decay=0.01, schedule="cosine", augment=_VIEWS,
+                     options=dict(temperature=0.2, hidden=512, out=128, normed=True))
+_RESNET18 = TrainConfig(method="simclr", encoder="resnet18", steps=1, batch_size=1024, lr=0.24, optimizer="sgd",
+                        weight_decay=5e-4, schedule="cosine", augment=_VIEWS,
+                        options=dict(temperature=0.5, hidden=1024, out=128))
+TUNED = {"small": Recipe(_SMALL, ((0.6, 20), (0.25, 24), (0.15, 32))),  # by encoder
+         "resnet18": Recipe(_RESNET18, ((0.6, 24), (0.4, 32)))}
 
-TUNED = {  # encoder -> one step of its training, which `in_stages` makes as long as can be paid for
-    "small": TrainConfig(method="simclr", encoder="small", steps=1, batch_size=256, lr=0.02, optimizer="muon",
-                         momentum=0.95, weight_decay=0.01, schedule="cosine", augment=_VIEWS,
-                         options=dict(temperature=0.2, hidden=512, out=128, normed=True)),
-    "resnet18": TrainConfig(method="simclr", encoder="resnet18", steps=1, batch_size=1024, lr=0.24, optimizer="sgd",
-                            weight_decay=5e-4, schedule="cosine", augment=_VIEWS,
-                            options=dict(temperature=0.5, hidden=1024, out=128))}
-
-def in_stages(config: TrainConfig, budget: float, cost: Callable[[int], float],
-              stages: Sequence[tuple[float, int]] = STAGES, warmup: float = 0.02) -> TrainConfig:
-    """`config` with as many steps as `budget` pays for, where one with views of a side costs `cost(side)`: of each of the
-    `stages` (share of the budget, side) at least one. `warmup`: share of all steps."""
-    counts = [max(1, int(share * budget / cost(side))) for share, side in stages]
+def in_stages(recipe: Recipe, budget: float, cost: Callable[[int], float], warmup: float = 0.02) -> TrainConfig:
+    """The configuration of `recipe` with as many steps as `budget` pays for, where one with views of a side costs
+    `cost(side)`: at least one of each stage. `warmup`: share of all steps."""
+    counts = [max(1, int(share * budget / cost(side))) for share, side in recipe.stages]
     starts = [sum(counts[:i]) for i in range(len(counts))]
-    sides = tuple((start, side) for start, (_, side) in zip(starts, stages))
-    return replace(config, steps=sum(counts), sides=sides, warmup=int(warmup * sum(counts)))
+    sides = tuple((start, side) for start, (_, side) in zip(starts, recipe.stages))
+    return replace(recipe.config, steps=sum(counts), sides=sides, warmup=int(warmup * sum(counts)))
