@@ -144,7 +144,7 @@ class Augment:
     hue: Annotated[float, Field(ge=0, le=0.5)] = 0.0  # turns are drawn from [-h, h] of a full circle
     grey: Probability = 0.0  # probability of losing all colour
     blur: Probability = 0.0  # probability of a Gaussian blur, sigma from [0.1, 2] pixels
-    side: Annotated[int, Field(gt=0)] | None = None  # of the views, in pixels (default: they are as large as the images)
+    side: Annotated[int, Field(gt=0)] | None = None  # of the views, in pixels (default: the images' own size)
 
     @property
     def crops(self) -> bool: return self.scale != (1.0, 1.0)
@@ -228,8 +228,8 @@ def _recolour(x: Tensor, recipe: Augment, drawn: Any) -> Tensor:
 @version(2)  # 1: colours by one matrix per image, clamped once
 def apply_views(x: Tensor, recipe: Augment, drawn: Drawn) -> Tensor:
     """The views of images `x` (uint8, or float in [0,1]; N C H W) that the N rows of `drawn` make: float, in
-    [0,1], same device, same size or the recipe's `side`. Each view depends on its own row only. `SettingError`: colours of images that
-    have neither 1 nor 3 channels."""
+    [0,1], same device, same size or the recipe's `side`. Each view depends on its own row only. `SettingError`:
+    colours of images that have neither 1 nor 3 channels."""
     d: Any = Drawn(*(v if v is None else v.to(x.device) for v in drawn))  # what the recipe needs is there
     x = to_float(x)
     if recipe.moves:
@@ -241,7 +241,7 @@ def apply_views(x: Tensor, recipe: Augment, drawn: Drawn) -> Tensor:
 # %% ../nbs/lib/05_augment.ipynb #df2501bd
 @version(2)
 def augment(x: Tensor, recipe: Augment, generator: Generator) -> Tensor:
-    "One random view of every image of `x` (uint8, or float in [0,1]; N C H W): float, in [0,1], same device."
+    "One random view of every image of `x` (uint8, or float in [0,1]; N C H W): float, in [0,1], on the same device."
     return apply_views(x, recipe, draw_numbers(recipe, len(x), generator))
 
 # %% ../nbs/lib/05_augment.ipynb #51a2d65d

@@ -81,8 +81,8 @@ def orthogonalised(m: Tensor, steps: int = 5) -> Tensor:
 # %% ../nbs/lib/13_optim.ipynb #muon
 @version(1)
 class Muon(torch.optim.Optimizer):
-    """Momentum whose steps are `orthogonalised` (Jordan et al. 2024), for matrices and kernels; SGD with Nesterov momentum
-    for parameters of fewer than two dimensions. On a GPU the products are bf16."""
+    """Momentum whose steps are `orthogonalised` (Jordan et al. 2024), for matrices and kernels; SGD with Nesterov
+    momentum for parameters of fewer than two dimensions. On a GPU the products are bf16."""
     def __init__(self, params: Iterable[Tensor], lr: float, momentum: float = 0.95, weight_decay: float = 0.0):
         super().__init__(params, dict(lr=lr, momentum=momentum, weight_decay=weight_decay))
 

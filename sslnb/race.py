@@ -73,15 +73,19 @@ def _counted(config, images) -> int:
 
 # %% ../nbs/lib/24_race.ipynb #race-10
 def step_seconds(config: TrainConfig, images: data.Images, side: int, device: torch.device, steps: int = 10) -> float:
-    "Seconds of one step of `config` with views of `side` pixels on `device`: the mean of `steps`, after three to warm up."
-    training = Training(resolve(_with_side(config, side, steps + 3), device, images), device)
+    """Seconds of one step of `config` with views of `side` pixels on `device`: the mean of `steps`, after five to warm
+    up."""
+    training = Training(resolve(_with_side(config, side, steps + 5), device, images), device)
     with torch.backends.cudnn.flags(benchmark=True, deterministic=False):
-        for _ in range(3): training.take_step()
+        for _ in range(5): training.take_step()
         _finish(device)
         begun = time.perf_counter()
         for _ in range(steps): training.take_step()
         _finish(device)
-    return (time.perf_counter() - begun) / steps
+    found = (time.perf_counter() - begun) / steps
+    del training
+    if device.type == "cuda": torch.cuda.empty_cache()  # what comes next wants all of the memory
+    return found
 
 def _finish(device):
     if device.type == "cuda": torch.cuda.synchronize()
@@ -91,7 +95,7 @@ def tuned(encoder: str, images: data.Images, seed: int, seconds: float, device: 
     "The recipe TUNED of an `encoder`, planned so that it is done after `seconds`."
     begun, recipe = time.monotonic(), TUNED[encoder]
     config = replace(recipe.config, seed=seed, batch_size=min(recipe.config.batch_size, len(images)),
-                     compile="reduce-overhead" if device.type == "cuda" else "none")
+                     compile="default" if device.type == "cuda" else "none")
     costs = {side: step_seconds(config, images, side, device) for _, side in recipe.stages}
     left = 0.96 * (seconds - (time.monotonic() - begun))
     plan = in_stages(Recipe(config, recipe.stages), left, costs.__getitem__)
@@ -142,14 +146,15 @@ def _keep_to(process: subprocess.Popen, cores: int | None):
 # %% ../nbs/lib/24_race.ipynb #race-17
 _CONTESTANT = "import sys; from sslnb.race import contestant; contestant(*sys.argv[1:])"
 
-def run_race(track: Track, train: data.Images, test: data.Images, seed: int, keep: Path | None = None) -> dict[str, Any]:
+def run_race(track: Track, train: data.Images, test: data.Images, seed: int,
+             keep: Path | None = None) -> dict[str, Any]:
     """One race of the track's entry on the images `train`, judged on `test`: its `seconds` and `knn` (accuracy of ten
     neighbours). `keep`: a file for the encoder's weights. `SettingError`: the entry failed."""
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         np.save(place / "train.npy", train.pixels.numpy())
-        command = [sys.executable, "-c", _CONTESTANT, folder, track.entry, str(seed), str(60 * track.minutes), track.device]
-        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        command = [sys.executable, "-c", _CONTESTANT, folder, track.entry, str(seed), str(60 * track.minutes)]
+        with subprocess.Popen([*command, track.device], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
                               env=_surroundings(place, track.cores)) as process:
             _keep_to(process, track.cores)
             said = process.stdout.readline() if process.stdout else ""
@@ -174,21 +179,23 @@ def board_row(name: str, track: Track, races: list[dict[str, Any]]) -> dict[str,
     about = provenance(torch.device(track.device))
     return {"track": name, "entry": track.entry, "commit": about["commit"], "date": time.strftime("%Y-%m-%d"),
             "device": about["device"], "seeds": len(races), "minutes": round(max(r["seconds"] for r in races) / 60, 2),
-            "knn": round(float(np.mean(right)), 4), "sd": round(float(np.std(right, ddof=1)), 4) if len(races) > 1 else None}
+            "knn": round(float(np.mean(right)), 4),
+            "sd": round(float(np.std(right, ddof=1)), 4) if len(races) > 1 else None}
 
 def judged(track: Track, row: dict[str, Any]) -> str:
     "A sentence: did the entry keep the time, did it reach the goal?"
-    late = row["minutes"] > track.minutes
-    kept = f"needed {row['minutes']:g} minutes, not {track.minutes:g}" if late else f"kept the {track.minutes:g} minutes"
-    goal = "reached" if row["knn"] >= track.goal else "missed"
-    return f"{row['entry']} {kept} and {goal} the goal of {track.goal:.0%}: {row['knn']:.1%}, mean of {row['seeds']} seeds"
+    late, goal = row["minutes"] > track.minutes, "reached" if row["knn"] >= track.goal else "missed"
+    time = f"needed {row['minutes']:g} minutes, not" if late else "kept the"
+    return (f"{row['entry']} {time} {track.minutes:g} minutes and {goal} the goal of {track.goal:.0%}: {row['knn']:.1%}, "
+            f"the mean of {row['seeds']} seeds")
 
 # %% ../nbs/lib/24_race.ipynb #race-21
-def _but(options: dict | None = None, views: dict | None = None, stages=None, **changes) -> Recipe:
-    "The tuned recipe, but for some changes: of the method's options, of its views, of the stages, of anything else."
+def _but(stages: tuple[tuple[float, int], ...] = (), changed: dict | None = None, views: dict | None = None,
+         **changes) -> Recipe:
+    "The tuned recipe, but for some changes: of its stages, of the method's options, of its views, of anything else."
     c, usual = TUNED["small"]
-    c = replace(c, options=c.options | (options or {}), augment=replace(c.augment or Augment(), **(views or {})), **changes)
-    return Recipe(c, stages or usual)
+    options, augment = c.options | (changed or {}), replace(c.augment or Augment(), **(views or {}))
+    return Recipe(replace(c, **dict(options=options, augment=augment) | changes), stages or usual)
 
 EXPERIMENTS = {
     "tuned": _but(),
@@ -201,11 +208,11 @@ EXPERIMENTS = {
     "half the rate": _but(lr=0.01),
     "twice the rate": _but(lr=0.04),
     "constant rate": _but(schedule="constant"),
-    "τ = 0.1": _but(dict(temperature=0.1)),
-    "τ = 0.5": _but(dict(temperature=0.5)),
-    "no BatchNorm in the projector": _but(dict(normed=False)),
-    "projector of 2048": _but(dict(hidden=2048)),
-    "decoupled loss": _but(dict(decoupled=True)),
+    "τ = 0.1": _but(changed=dict(temperature=0.1)),
+    "τ = 0.5": _but(changed=dict(temperature=0.5)),
+    "no BatchNorm in the projector": _but(changed=dict(normed=False)),
+    "projector of 2048": _but(changed=dict(hidden=2048)),
+    "decoupled loss": _but(changed=dict(decoupled=True)),
     "a fifth of the views grey": _but(views=dict(grey=0.2)),
     "crops from 8 % of the area": _but(views=dict(scale=(0.08, 1.0))),
     "crops from 40 % of the area": _but(views=dict(scale=(0.4, 1.0))),
@@ -213,10 +220,8 @@ EXPERIMENTS = {
     "batches of 128": _but(batch_size=128),
     "batches of 512": _but(batch_size=512),
     "half the width": _but(encoder="tiny"),
-    "SimSiam": Recipe(replace(TUNED["small"].config, method="simsiam", options=dict(hidden=512, out=512, bottleneck=128)),
-                      TUNED["small"].stages),
-    "labels (SupCon)": Recipe(replace(TUNED["small"].config, method="supcon", options=dict(temperature=0.2, hidden=512)),
-                              TUNED["small"].stages),
+    "SimSiam": _but(method="simsiam", options=dict(hidden=512, out=512, bottleneck=128)),
+    "labels (SupCon)": _but(method="supcon", options=dict(temperature=0.2, hidden=512)),
 }
 
 # %% ../nbs/lib/24_race.ipynb #race-22

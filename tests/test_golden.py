@@ -7,6 +7,7 @@ rounding is the same.
 import importlib
 import json
 import pkgutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,8 @@ import torch
 from torch import nn
 
 import sslnb
-from sslnb import attacks, augment, clustering, data, embedding, evaluate, geometry, logistic, losses, models, vit
+from sslnb import (attacks, augment, clustering, data, embedding, evaluate, geometry, logistic, losses, models, optim,
+                   vit)
 from sslnb.augment import RECIPES
 from sslnb.behaviour import behaviour_of
 from sslnb.core import rng
@@ -87,6 +89,21 @@ def trained(method):
     return training.config, [*training.losses.tolist(), weights.abs().mean().item()]
 
 
+@case(optim.Muon)
+def muon():
+    weights = [nn.Parameter(normal(*shape)) for shape in ((6, 4), (4, 3, 3, 3), (5,))]
+    optimizer = optim.Muon(weights, 0.1, weight_decay=0.1)
+    for _ in range(3):
+        for p in weights: p.grad = p.detach() ** 3
+        optimizer.step()
+    return [n for p in weights for n in summary(p)]
+
+
+@case(augment.augment)
+def smaller_views():
+    return summary(augment.augment(images(16).pixels, replace(RECIPES["simclr"], side=12), rng("small views")))
+
+
 # Views, images, encoders
 
 @case(augment.augment, augment.rotations)
@@ -146,6 +163,11 @@ def mlp_decoder():
         decoder = vit.MLPDecoder(16, 4, 12, 8)
     shown, masked = vit.random_mask(2, 16, 0.5, rng("mask"))
     return summary(decoder(normal(2, 8, 16), shown, masked))
+
+
+@case(losses.decoupled_nt_xent)
+def decoupled():
+    return [losses.decoupled_nt_xent(*normal(12, 4).chunk(2), 0.2)]
 
 
 @case(losses.nt_xent, losses.sup_con, losses.nt_xent_as_published, losses.sup_con_as_published)
