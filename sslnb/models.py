@@ -11,6 +11,7 @@ __all__ = ['ALEXNET', 'SMALL_ALEXNET', 'ENCODERS', 'IMAGENET', 'Normalize', 'Enc
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -241,13 +242,17 @@ def frozen(model: nn.Module) -> Iterator[nn.Module]:
         for p in trained: p.requires_grad_()
 
 # %% ../nbs/lib/07_models.ipynb #852e0946
+def _where(model) -> torch.device:
+    "Where its weights are; a model may have none."
+    return next(chain(model.parameters(), model.buffers()), torch.empty(0)).device
+
 @version(1)
 @torch.no_grad()
 def outputs(model: nn.Module, fn: Callable[[Tensor], Tensor], images: Images, size: int | None = None) -> Tensor:
     """`fn` (float images in [0,1] to N×D) of all `images` (a `data.Images`), `size` at a time (default: 200 on a CPU,
     more on a GPU): N×D, float32, where `model` is if they fit into half of the memory that is free there, else on the
     CPU. Meanwhile `model` is `frozen`: no image's result depends on its neighbours."""
-    device, found, n = next(model.parameters()).device, torch.empty(0), 0
+    device, found, n = _where(model), torch.empty(0), 0
     size = size or (200 if device.type == "cpu" else max(1, 2**24 // images.pixels[0].numel()))  # fills a GPU
     with frozen(model), autocast(fast_precision(device), device):
         for x in images.pixels.split(size):

@@ -74,9 +74,10 @@ def _counted(config, images) -> int:
     return counter.get_total_flops()
 
 # %% ../nbs/lib/24_race.ipynb #race-10
-def step_seconds(config: TrainConfig, images: data.Images, side: int, device: torch.device, within: float = 5.0) -> float:
-    """Seconds of one step of `config` with views of `side` pixels on `device`: the mean of ten, or of as many as there are
-    `within` so many seconds, after as many to warm up."""
+def step_seconds(config: TrainConfig, images: data.Images, side: int, device: torch.device,
+                 within: float = 5.0) -> float:
+    """Seconds of one step of `config` with views of `side` pixels on `device`: the mean of ten, or of as many as there
+    are `within` so many seconds, after as many to warm up."""
     training = Training(resolve(_with_side(config, side, 20), device, images), device)
     with torch.backends.cudnn.flags(benchmark=True, deterministic=False):
         _ten_steps(training, within)
@@ -189,8 +190,8 @@ def judged(track: Track, row: dict[str, Any]) -> str:
     "A sentence: did the entry keep the time, did it reach the goal?"
     late, goal = row["minutes"] > track.minutes, "reached" if row["knn"] >= track.goal else "missed"
     time = f"needed {row['minutes']:g} minutes, not" if late else "kept the"
-    return (f"{row['entry']} {time} {track.minutes:g} minutes and {goal} the goal of {track.goal:.0%}: {row['knn']:.1%}, "
-            f"the mean of {row['seeds']} seeds")
+    return (f"{row['entry']} {time} {track.minutes:g} minutes and {goal} the goal of {track.goal:.0%}: "
+            f"{row['knn']:.1%}, the mean of {row['seeds']} seeds")
 
 # %% ../nbs/lib/24_race.ipynb #race-21
 def _but(stages: tuple[tuple[float, int], ...] = (), changed: dict | None = None, views: dict | None = None,
@@ -259,6 +260,7 @@ SPEED = scales_of(
     SpeedSettings, dict(held=0.1),
     smoke=dict(seeds=[0, 1], experiments=FEW[:2], images=200, budget=5e10, race_minutes=0.2, race_images=200),
     quick=dict(seeds=[0, 1], experiments=FEW, images=5000, budget=5e11, race_minutes=1, race_images=5000),
-    gpu=dict(seeds=[0], experiments=list(EXPERIMENTS), images=50_000, budget=9.5e12, race_minutes=10, race_images=50_000),
+    gpu=dict(seeds=[0], experiments=list(EXPERIMENTS), images=50_000, budget=9.5e12, race_minutes=10,
+             race_images=50_000),
     paper=dict(seeds=[0, 1, 2], experiments=list(EXPERIMENTS), images=50_000, budget=1e14, race_minutes=10,
                race_images=50_000))
