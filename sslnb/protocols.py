@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ROTNET', 'TRANSFER', 'SUPERVISED_AT', 'OTHER_SETS', 'TASKS', 'DEEPCLUSTER', 'DIGIT_VIEWS', 'MAE_SCALES', 'MAE_VIEWS',
-           'MAE_READINGS', 'SIMCLIC', 'PERTURBATIONS', 'GEOMETRY', 'RIVALS', 'TUNED', 'Settings', 'scales_of',
+           'MAE_READINGS', 'SIMCLIC', 'PERTURBATIONS', 'GEOMETRY', 'RIVALS', 'TUNED_RECIPES', 'Settings', 'scales_of',
            'RotNetSettings', 'kept_steps', 'pretraining', 'few_label_training', 'counterpart', 'task_set',
            'DeepClusterSettings', 'digit_set', 'alexnet_training', 'lars_training', 'MAESettings', 'mae_recipes',
            'contrast_training', 'masked_training', 'SimCLICSettings', 'siamese_training', 'GeometrySettings',
@@ -446,7 +446,7 @@ _SMALL = TrainConfig(method="simclr", encoder="small", steps=1, batch_size=256, 
 _RESNET18 = TrainConfig(method="simclr", encoder="resnet18", steps=1, batch_size=1024, lr=0.24, optimizer="sgd",
                         weight_decay=5e-4, schedule="cosine", augment=_VIEWS,
                         options=dict(temperature=0.5, hidden=1024, out=128))
-TUNED = {"small": Recipe(_SMALL, ((0.6, 20), (0.25, 24), (0.15, 32))),  # by encoder
+TUNED_RECIPES = {"small": Recipe(_SMALL, ((0.6, 20), (0.25, 24), (0.15, 32))),  # by encoder
          "resnet18": Recipe(_RESNET18, ((0.6, 24), (0.4, 32)))}
 
 def in_stages(recipe: Recipe, budget: float, cost: Callable[[int], float], warmup: float = 0.02) -> TrainConfig:

@@ -16,7 +16,7 @@ from torch import nn
 
 import sslnb
 from sslnb import (attacks, augment, clustering, data, embedding, evaluate, geometry, logistic, losses, models, optim,
-                   vit)
+                   race, vit)
 from sslnb.augment import RECIPES
 from sslnb.behaviour import behaviour_of
 from sslnb.core import rng
@@ -102,6 +102,12 @@ def muon():
 @case(augment.augment)
 def smaller_views():
     return summary(augment.augment(images(16).pixels, replace(RECIPES["simclr"], side=12), rng("small views")))
+
+
+@case(race.neighbour_accuracy)
+def neighbours():
+    x, y = normal(60, 4), torch.arange(60) % 3
+    return [race.neighbour_accuracy(x[:40], y[:40], x[40:], y[40:])]
 
 
 # Views, images, encoders

@@ -125,7 +125,7 @@ PROTOCOL = {  # decimals that belong to a paper's protocol, to a rule or to arit
 
 def decimals(markdown):
     "The decimal numbers in prose: not in code, formulas or links, and no numbers of exercises."
-    text = re.sub(r"```.*?```|`[^`]*`|\$\$.*?\$\$|\$[^$]*\$|\]\([^)]*\)|\b(?:0\d|10)\.[1-9]\b(?!\d)", "", markdown,
+    text = re.sub(r"```.*?```|`[^`]*`|\$\$.*?\$\$|\$[^$]*\$|\]\([^)]*\)|\b(?:0\d|1[01])\.[1-9]\b(?!\d)", "", markdown,
                   flags=re.DOTALL)
     return {f"{float(x):g}" for x in re.findall(r"(?<![\w.§/])\d*\.\d+(?![\w.]*\d)", text)}
 

@@ -30,7 +30,8 @@ def check_11_1(answer) -> str | None:
 # %% ../../nbs/course/11_speed.ipynb #course-11-8
 def check_11_2(answer) -> str | None:
     """a function f(similar, partner, temperature) that gives how many times as hard the decoupled loss pulls a view
-    and its partner together as NT-Xent does; similar: the cosines (K) of one view with all others, partner: a place in it"""
+    and its partner together as NT-Xent does; similar: the cosines (K) of one view with all others, partner: a place in
+    it"""
     for k, partner, temperature in ((5, 0, 0.5), (9, 4, 0.2), (4, 3, 1.0)):
         similar = (torch.rand(k, generator=rng("11.2", k)) * 2 - 1).double().requires_grad_()
         pulled = F.cross_entropy(similar[None] / temperature, torch.tensor([partner]))

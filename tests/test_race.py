@@ -1,0 +1,76 @@
+"""The race: its rules hold because an entry cannot do otherwise; the command runs both tracks."""
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from sslnb import race
+from sslnb.core import SettingError
+from sslnb.tools.cli import cli
+
+pytestmark = pytest.mark.slow
+TRACK = race.Track(0.5, 0.2, "small", "cpu", cores=1)
+
+CURIOUS = """
+import glob, json, os, sys, time
+import torch
+from torch import nn
+
+class Pixels(nn.Module):
+    def forward(self, x): return x.flatten(1)
+
+def train(images, seed, seconds, device):
+    print("an entry may talk")
+    files = sorted(map(os.path.basename, glob.glob(sys.argv[1] + "/*")))
+    seen = {"labels": images.labels.unique().tolist(), "files": files,
+            "data": os.path.exists(os.environ["SSLNB_DATA"]), "store": os.path.exists(os.environ["SSLNB_STORE"]),
+            "threads": torch.get_num_threads(), "seed": seed, "seconds": seconds, "n": len(images)}
+    with open(FILE, "w") as f: json.dump(seen, f)
+    time.sleep(1)
+    return Pixels()
+"""
+
+
+def entry(folder, text):
+    file = folder / "mine.py"
+    file.write_text(text, "utf-8")
+    return TRACK._replace(entry=str(file))
+
+
+def test_an_entry_has_no_labels_and_no_test_images(tmp_path):
+    train, test = race.race_sets("shapes", 40)
+    track = entry(tmp_path, CURIOUS.replace("FILE", repr(str(tmp_path / "seen.json"))))
+    found = race.run_race(track, train, test, seed=7, keep=tmp_path / "weights")
+    seen = json.loads((tmp_path / "seen.json").read_text("utf-8"))
+    assert seen["labels"] == [-1] and seen["files"] == ["train.npy"] and not seen["data"] and not seen["store"]
+    assert seen["threads"] == 1 and seen["seed"] == 7 and seen["n"] == 40
+    assert 0 < seen["seconds"] < 30 and 1 < found["seconds"] < 30, "importing counts"
+    x, x_test = (images.pixels.flatten(1) / 255 for images in (train, test))
+    assert found["knn"] == pytest.approx(race.neighbour_accuracy(x, train.labels, x_test, test.labels), abs=1e-4)
+    assert (tmp_path / "weights").exists()
+
+
+def test_an_entry_that_fails_is_named(tmp_path):
+    track = entry(tmp_path, "def train(*_): raise ValueError('no idea')")
+    with pytest.raises(SettingError, match="mine.py failed"): race.run_race(track, *race.race_sets("shapes", 16), seed=0)
+
+
+def test_what_is_no_entry(tmp_path):
+    (tmp_path / "other.py").write_text("def learn(*_): pass", "utf-8")
+    for spec, message in (("tiny", "no entry 'tiny'"), ("README.md", "ends in .py"),
+                          (tmp_path / "other.py", "has no function train")):
+        with pytest.raises(SettingError, match=message): race.find_entry(str(spec))
+
+
+def test_the_command_runs_the_track_of_the_gpu():
+    "At a made size, on a CPU. (That of the laptop runs in notebook 11.)"
+    done = CliRunner().invoke(cli, ["race", "--track", "gpu", "--device", "cpu", "--data", "shapes", "--images", "16",
+                                    "--minutes", "0.05", "--seed", "0"])
+    assert done.exit_code == 0, done.output
+    assert "seed 0: " in done.output and "resnet18 needed" in done.output and "gpu,resnet18," in done.output
+
+
+def test_the_leaderboard_is_whole():
+    board = race.leaderboard()
+    assert list(board) == ["track", "entry", "commit", "date", "device", "seeds", "minutes", "knn", "sd", "source"]
+    assert set(board.track) <= set(race.TRACKS) and board.knn.between(0, 1).all() and (board.minutes > 0).all()
