@@ -52,7 +52,8 @@ def test_an_entry_has_no_labels_and_no_test_images(tmp_path):
 
 def test_an_entry_that_fails_is_named(tmp_path):
     track = entry(tmp_path, "def train(*_): raise ValueError('no idea')")
-    with pytest.raises(SettingError, match="mine.py failed"): race.run_race(track, *race.race_sets("shapes", 16), seed=0)
+    with pytest.raises(SettingError, match="mine.py failed"):
+        race.run_race(track, *race.race_sets("shapes", 16), seed=0)
 
 
 def test_what_is_no_entry(tmp_path):
