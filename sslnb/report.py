@@ -199,7 +199,8 @@ def _read(path: Path) -> tuple[pd.DataFrame, str]:
     whole = {line: values for line, values in rows.items() if len(values) == len(header)}
     text = pd.DataFrame.from_dict(whole, "index", str, header).reindex(columns=COLUMNS, fill_value="")
     good = _good(text, text[_NUMBERS].apply(pd.to_numeric, errors="coerce"))
-    odd = [str(line) for line in rows if line not in whole or not good[line]]
+    sound = set(good.index[good])
+    odd = [str(line) for line in rows if line not in sound]
     return _typed(text[good]), f"no records in line {', '.join(odd[:5])}{' and others' * (len(odd) > 5)}" if odd else ""
 
 # %% ../nbs/lib/21_report.ipynb #12c83f59
