@@ -384,12 +384,15 @@ def _rule(claim: str, reading: str, name: str) -> pd.Series:
 def detectable(values: ArrayLike, power: float = 0.8) -> float:
     """The smallest true mean that a two-sided t-test at 5 % on as many values, of this spread, would find with
     probability `power`; infinite for a single value."""
+    v = pd.Series(values, dtype=float)
+    return math.inf if len(v) < 2 else _detectable_shift(len(v) - 1, power) * v.sem()
+
+@functools.cache  # many margins, few numbers of seeds
+def _detectable_shift(df: int, power: float) -> float:
     from scipy import stats
     from scipy.optimize import brentq
-    v = pd.Series(values, dtype=float)
-    if len(v) < 2: return math.inf
-    df, critical = len(v) - 1, stats.t.ppf(0.975, len(v) - 1)
-    return brentq(lambda shift: stats.nct.sf(critical, df, shift) - power, 0, 100) * v.sem()
+    critical = stats.t.ppf(0.975, df)
+    return brentq(lambda shift: stats.nct.sf(critical, df, shift) - power, 0, 100)
 
 # %% ../nbs/lib/21_report.ipynb #a4b1bf8f
 def record_claim(claim: str, values: pd.Series, *, dataset: str, scale: str, method: str, setting: dict | None = None):
