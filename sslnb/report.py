@@ -137,16 +137,35 @@ def _setting(setting: dict | None) -> str:
 # %% ../nbs/lib/21_report.ipynb #41c23ab8
 def _store(rows: list[dict], same: Sequence[str] = tuple(KEY)):
     "Add records of one paper, data set and scale; what equals one of them in the columns `same` makes way."
-    new = pd.DataFrame(rows, columns=COLUMNS).astype({"n": "Int64"})
-    paper, dataset, scale = new.iloc[0][["paper", "dataset", "scale"]]
+    paper, dataset, scale = (rows[0][c] for c in ("paper", "dataset", "scale"))
     path = reports() / "records" / f"{paper}-{slug(dataset)}-{slug(scale)}.csv"
     path.parent.mkdir(parents=True, exist_ok=True)
+    new = [_as_text(row) for row in rows]
+    gone = {tuple(row[c] for c in same) for row in new}
     with FileLock(path.with_name(f".{path.name}.lock")):
-        if path.exists():
-            (old, odd), gone = _read_once(path), pd.MultiIndex.from_frame(new[list(same)])
-            if odd: shutil.copy(path, path.with_suffix(".csv.bad"))  # they may be somebody's, but not in the new file
-            new = pd.concat([old[~pd.MultiIndex.from_frame(old[list(same)]).isin(gone)], new])
-        with replacing(path) as part: new.sort_values(KEY).to_csv(part, index=False, float_format="%.6g")
+        kept = [row for row in _there(path) if tuple(row[c] for c in same) not in gone]
+        new = sorted(kept + new, key=lambda row: [int(row[c]) if c == "seed" else row[c] for c in KEY])
+        with replacing(path) as part, open(part, "w", encoding="utf-8", newline="") as f:
+            table = csv.DictWriter(f, COLUMNS, lineterminator="\n")
+            table.writeheader()
+            table.writerows(new)
+        _last_written[path] = (_stamp(path), new)
+
+# What this process wrote last need not be read again, nor become numbers, to be kept: that took nearly all of the time.
+_last_written: dict[Path, tuple] = {}  # of each file: its stamp, and the rows that this process wrote
+
+def _there(path: Path) -> list[dict[str, str]]:
+    "The records that a file holds, as text."
+    if not path.exists(): return []
+    stamp, rows = _last_written.get(path, (None, []))
+    if stamp == _stamp(path): return rows
+    old, odd = _read_once(path)
+    if odd: shutil.copy(path, path.with_suffix(".csv.bad"))  # they may be somebody's, but not in the new file
+    return [_as_text(row) for row in old.to_dict("records")]
+
+def _as_text(row: dict) -> dict[str, str]:
+    return {c: "" if pd.isna(row[c]) else f"{row[c]:.6g}" if isinstance(row[c], float) else str(row[c])
+            for c in COLUMNS}
 
 # %% ../nbs/lib/21_report.ipynb #95a0ed2f
 _NUMBERS = ["seed", "value", "n", "seconds"]
@@ -180,16 +199,20 @@ def _read(path: Path) -> tuple[pd.DataFrame, str]:
     whole = {line: values for line, values in rows.items() if len(values) == len(header)}
     text = pd.DataFrame.from_dict(whole, "index", str, header).reindex(columns=COLUMNS, fill_value="")
     good = _good(text, text[_NUMBERS].apply(pd.to_numeric, errors="coerce"))
-    odd = [str(line) for line in rows if line not in whole or not good[line]]
+    sound = set(good.index[good])
+    odd = [str(line) for line in rows if line not in sound]
     return _typed(text[good]), f"no records in line {', '.join(odd[:5])}{' and others' * (len(odd) > 5)}" if odd else ""
 
 # %% ../nbs/lib/21_report.ipynb #12c83f59
-_last_read: dict[Path, tuple] = {}  # of each file: its time and size, and what was read then
+_last_read: dict[Path, tuple] = {}  # of each file: its stamp, and what was read then
+
+def _stamp(path: Path) -> tuple[int, int, int]:
+    at = path.stat()
+    return at.st_mtime_ns, at.st_size, at.st_ino
 
 def _read_once(path: Path) -> tuple[pd.DataFrame, str]:
     "`_read`, unless the file is as it was when it was read last."
-    at = path.stat()
-    stamp = (at.st_mtime_ns, at.st_size, at.st_ino)
+    stamp = _stamp(path)
     if _last_read.get(path, (None,))[0] != stamp: _last_read[path] = (stamp, _read(path))
     return _last_read[path][1]
 
@@ -361,12 +384,15 @@ def _rule(claim: str, reading: str, name: str) -> pd.Series:
 def detectable(values: ArrayLike, power: float = 0.8) -> float:
     """The smallest true mean that a two-sided t-test at 5 % on as many values, of this spread, would find with
     probability `power`; infinite for a single value."""
+    v = pd.Series(values, dtype=float)
+    return math.inf if len(v) < 2 else _detectable_shift(len(v) - 1, power) * v.sem()
+
+@functools.cache  # many margins, few numbers of seeds
+def _detectable_shift(df: int, power: float) -> float:
     from scipy import stats
     from scipy.optimize import brentq
-    v = pd.Series(values, dtype=float)
-    if len(v) < 2: return math.inf
-    df, critical = len(v) - 1, stats.t.ppf(0.975, len(v) - 1)
-    return brentq(lambda shift: stats.nct.sf(critical, df, shift) - power, 0, 100) * v.sem()
+    critical = stats.t.ppf(0.975, df)
+    return brentq(lambda shift: stats.nct.sf(critical, df, shift) - power, 0, 100)
 
 # %% ../nbs/lib/21_report.ipynb #a4b1bf8f
 def record_claim(claim: str, values: pd.Series, *, dataset: str, scale: str, method: str, setting: dict | None = None):

@@ -1,7 +1,6 @@
 "The rules that decide the claims: each on made-up records, and all of them on the committed ones."
 import fnmatch
 import json
-import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -100,8 +99,8 @@ def test_a_part_without_a_rule_is_refused_before_anything_is_written(tmp_path):
 
 
 @pytest.fixture
-def committed(tmp_path):
-    shutil.copytree(COMMITTED, tmp_path / "published")
+def committed(monkeypatch):
+    monkeypatch.setenv("SSLNB_PUBLISHED", str(COMMITTED))  # where they lie, they are read once for all tests
 
 
 @pytest.mark.slow

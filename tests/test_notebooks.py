@@ -7,6 +7,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from sslnb.data import DataError
 from sslnb.report import records
 from sslnb.tools.notebook import read_notebook
 from test_lab import IN_LAB
@@ -49,9 +50,7 @@ def test_a_wrong_parameter_is_an_error_that_names_it(tmp_path):
     assert done.returncode != 0 and "SettingError" in done.stderr and "no parameter is called step" in done.stderr
 
 
-def test_transfer_between_sets_with_other_numbers_of_classes_is_refused(tmp_path):
-    done = from_command_line(ROOT / "nbs" / "03_transfer.ipynb", tmp_path / "out.ipynb", "-p", "scale", "smoke",
-                             "-p", "counterpart", "shapes-20")
-    assert done.returncode != 0 and "DataError" in done.stderr
-    assert "shapes/train has 10 classes but shapes-20/train has 20" in done.stderr
+def test_transfer_between_sets_with_other_numbers_of_classes_is_refused(tmp_path, execute):
+    with pytest.raises(DataError, match="shapes/train has 10 classes but shapes-20/train has 20"):
+        execute(ROOT / "nbs" / "03_transfer.ipynb", scale="smoke", counterpart="shapes-20")
     assert not (tmp_path / "runs").exists()  # found before anything was trained
