@@ -554,7 +554,7 @@ def test_another_language_and_another_encoding_change_nothing(tmp_path):
             "from sslnb.tools import cli, notebook, page\n"
             "report.record({'top1': .5}, paper='rotnet', item='x', method='é', dataset='猫', scale='quick')\n"
             "assert report.records().dataset.tolist() == ['猫'] "
-            "and notebook.notebooks()[-1].about.needs == [f'{i:02d}' for i in range(1, 10)]\n"
+            "and notebook.notebooks()[9].about.needs == [f'{i:02d}' for i in range(1, 10)]\n"
             "for command in (['list'], ['data'], ['store'], ['report']):\n"
             "    done = CliRunner().invoke(cli.cli, command, catch_exceptions=False)\n"
             "    assert done.exit_code == 0, done.output\n"
@@ -576,7 +576,7 @@ def test_what_a_notebook_says_of_itself_is_so():
         first = next(iter(cells.values()))
         assert set(re.findall(r"\*\*([A-Z]\d+)\*\*", first)) == set(nb.about.claims)
         assert re.findall(r"\(key `(\w+)`\)", first) == nb.about.papers
-        assert nb.about.papers == ["all"] or {claims.paper[c] for c in nb.about.claims} == set(nb.about.papers)
+        assert nb.about.papers in (["all"], ["speed"]) or {claims.paper[c] for c in nb.about.claims} == set(nb.about.papers)
         assert {*nb.about.needs, *nb.about.helps} <= {other.number for other in found if other.number < nb.number}
 
 
