@@ -4,25 +4,27 @@
 
 # %% auto #0
 __all__ = ['ROOT', 'Count', 'Seed', 'Positive', 'NonNegative', 'BelowOne', 'Fraction', 'Probability', 'folder', 'environment',
-           'best_device', 'free_memory', 'seed_of', 'rng', 'uniform', 'SettingError', 'checked_dataclass', 'checked',
+           'public_name', 'public', 'made_public', 'slug', 'copies_folder', 'reports', 'published', 'best_device',
+           'free_memory', 'seed_of', 'rng', 'uniform', 'SettingError', 'checked_dataclass', 'checked',
            'keyword_options', 'to_json', 'from_json', 'replacing', 'locked', 'Progress']
 
 # %% ../nbs/lib/00_core.ipynb #df0c9aeb
-import glob, hashlib, inspect, json, os, sys, time
+import glob, hashlib, inspect, json, os, re, sys, time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import field
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, dataclass_transform
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, dataclass_transform
 
 import psutil
-import torch
 from filelock import FileLock, Timeout
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, create_model
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 from tqdm import tqdm
 
 import sslnb
+
+if TYPE_CHECKING: import torch  # takes seconds, and the command line needs none
 
 # %% ../nbs/lib/00_core.ipynb #9a9b5fe2
 def _root() -> Path:
@@ -49,14 +51,69 @@ def environment(**values: str | None) -> Iterator[None]:
     try: yield
     finally: put(before)
 
+# %% ../nbs/lib/00_core.ipynb #532b6cc5
+_PUBLIC = re.compile(r"folder:[^/\\]*@[0-9a-f]{8}(/[^/\\]+)?")  # what `public_name` gives, and perhaps a split
+
+# %% ../nbs/lib/00_core.ipynb #8c19d8c0
+def public_name(name: str) -> str:
+    """What a set is called in whatever is stored or shown to others: `folder:PATH` becomes `folder:NAME@digest`,
+    because a path can tell who you are. The 8 hex digits come from the whole path, so that two folders of one
+    name differ; the path cannot be had back from them, and `load` does not take them. All other names, and
+    public ones, stay as they are."""
+    if not name.startswith("folder:") or _PUBLIC.fullmatch(name): return name
+    tree = Path(name.removeprefix("folder:")).expanduser().resolve()
+    digest = hashlib.sha256(json.dumps(str(tree)).encode()).hexdigest()
+    return f"folder:{tree.name}@{digest[:8]}"
+
+# %% ../nbs/lib/00_core.ipynb #2bf5fc16
+def public(name: str) -> str:
+    """The name of a set (or of two, with an arrow) for records, file names and figures: a folder's own name and a
+    digest, not its place."""
+    return "->".join(public_name(part) for part in name.split("->"))
+
+# %% ../nbs/lib/00_core.ipynb #80ef1753
+def made_public(value: Any) -> Any:
+    "A plain value with the names of all sets made `public`."
+    if isinstance(value, dict): return {k: made_public(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)): return [made_public(v) for v in value]
+    return public(value) if isinstance(value, str) and "folder:" in value else value
+
+# %% ../nbs/lib/00_core.ipynb #db07708c
+def slug(name: str) -> str:
+    """`name` as a part of a file name: at most 80 characters a-z, 0-9, ".", "-" and "_". Different names have different
+    ones. `->` becomes "--"."""
+    return "--".join(_slug(part) for part in name.split("->", 1))
+
+# %% ../nbs/lib/00_core.ipynb #15d0e355
+def _slug(name: str) -> str:
+    kept = re.sub(r"-{2,}", "-", re.sub(r"[^a-z0-9.-]", "-", name.lower()))[:30].strip("-.")
+    return kept if kept == name else f"{kept}_{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+
+def copies_folder(dataset: str, scale: str) -> Path:
+    "Where executed notebooks and figures of a set at a scale are: `<dataset>-<scale>` in the folder of reports."
+    return reports() / f"{slug(public(dataset))}-{slug(scale)}"
+
+# %% ../nbs/lib/00_core.ipynb #26760323
+def reports() -> Path:
+    "The folder of your records, copies and figures: `SSLNB_REPORTS`, else `reports` in the project."
+    return folder("SSLNB_REPORTS", "reports")
+
+# %% ../nbs/lib/00_core.ipynb #5397de1d
+def published() -> Path:
+    """The folder of what is published with the project: `SSLNB_PUBLISHED`, else `reports/published`. Nothing is written
+    there by a run."""
+    return folder("SSLNB_PUBLISHED", "reports/published")
+
 # %% ../nbs/lib/00_core.ipynb #d102557e
-def best_device() -> torch.device:
+def best_device() -> "torch.device":
     "The GPU where there is one, else the CPU."
+    import torch
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 # %% ../nbs/lib/00_core.ipynb #c3e9ffc3
-def free_memory(device: torch.device) -> int:
+def free_memory(device: "torch.device") -> int:
     "Bytes that are free on `device`, with those that torch holds there but does not use."
+    import torch
     if device.type != "cuda": return psutil.virtual_memory().available
     held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return torch.cuda.mem_get_info(device)[0] + held
@@ -68,13 +125,15 @@ def seed_of(*name) -> int:
     return int.from_bytes(digest[:8], "big") >> 1
 
 # %% ../nbs/lib/00_core.ipynb #9c6417ae
-def rng(*name, device: str | torch.device = "cpu") -> torch.Generator:
+def rng(*name, device: "str | torch.device" = "cpu") -> "torch.Generator":
     "The generator called `name` on `device`: equal names give equal streams, different names unrelated ones."
+    import torch
     return torch.Generator(device).manual_seed(seed_of(*name))
 
 # %% ../nbs/lib/00_core.ipynb #b766415c
-def uniform(shape: int | Sequence[int], generator: torch.Generator | None, device: torch.device) -> torch.Tensor:
+def uniform(shape: int | Sequence[int], generator: "torch.Generator | None", device: "torch.device") -> "torch.Tensor":
     "Numbers from 0 to 1 on `device`, drawn where the generator is: one on the CPU serves every device."
+    import torch
     at = generator.device if generator else device
     return torch.rand(shape, generator=generator, device=at).to(device)
 

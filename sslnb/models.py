@@ -249,11 +249,12 @@ def _where(model) -> torch.device:
 @version(1)
 @torch.no_grad()
 def outputs(model: nn.Module, fn: Callable[[Tensor], Tensor], images: Images, size: int | None = None) -> Tensor:
-    """`fn` (float images in [0,1] to N×D) of all `images` (a `data.Images`), `size` at a time (default: 200 on a CPU,
-    more on a GPU): N×D, float32, where `model` is if they fit into half of the memory that is free there, else on the
-    CPU. Meanwhile `model` is `frozen`: no image's result depends on its neighbours."""
+    """`fn` (float images in [0,1] to N×D) of all `images` (a `data.Images`), `size` at a time (default: 100 on one CPU
+    thread, 200 on several, more on a GPU): N×D, float32, where `model` is if they fit into half of the memory that is
+    free there, else on the CPU. Meanwhile `model` is `frozen`: no image's result depends on its neighbours."""
     device, found, n = _where(model), torch.empty(0), 0
-    size = size or (200 if device.type == "cpu" else max(1, 2**24 // images.pixels[0].numel()))  # fills a GPU
+    size = size or (min(200, 100 * torch.get_num_threads()) if device.type == "cpu"  # what a core's cache holds
+                    else max(1, 2**24 // images.pixels[0].numel()))  # fills a GPU
     with frozen(model), autocast(fast_precision(device), device):
         for x in images.pixels.split(size):
             part = fn(to_float(x.to(device))).float()

@@ -20,7 +20,7 @@ from IPython.display import Markdown, display
 from torch import Tensor
 
 from . import report
-from .core import ROOT, SettingError, checked, replacing
+from .core import ROOT, SettingError, checked, copies_folder, replacing
 from .data import DataError, Images, is_there, load
 from .runs import Run
 from .studies import declared
@@ -191,11 +191,11 @@ class Study:
         return table
 
     def figure(self, fig: plt.Figure, name: str, caption: str):
-        """Keep a figure as PNG in the `report.copies_folder` of the set and the scale, with its caption and its place
+        """Keep a figure as PNG in the `core.copies_folder` of the set and the scale, with its caption and its place
         in the notebook."""
         self._figures += 1
         about = {"Description": caption, "Comment": json.dumps({"place": self._figures})}
-        with replacing(report.copies_folder(self.dataset, self.scale) / f"{self.name}-{name}.png") as part:
+        with replacing(copies_folder(self.dataset, self.scale) / f"{self.name}-{name}.png") as part:
             fig.savefig(part, format="png", dpi=110, bbox_inches="tight", metadata=about)
 
     def say(self, text: str):

@@ -26,7 +26,7 @@ class NotebookJob(NamedTuple):
 def job(notebook: Notebook, parameters: dict[str, Any], copy: Path | None = None) -> NotebookJob:
     """`notebook` with `parameters`, `scale` and `dataset` among them. The executed copy goes to
     `reports/<dataset>-<scale>/` by default. `Mistake`: a parameter that the notebook does not have."""
-    from sslnb.report import copies_folder
+    from sslnb.core import copies_folder
     unknown, known = sorted(set(parameters) - set(notebook.parameters)), ", ".join(notebook.parameters)
     if unknown: raise Mistake(f"{notebook.path.name} has no parameter {', '.join(unknown)}; it has: {known}")
     parameters = {name: _from_here(value) for name, value in parameters.items()}
@@ -91,7 +91,7 @@ def _fingerprint(dataset: str, split: str) -> str:
 # %% ../../nbs/tools/01_execution.ipynb #f6cacad7
 def records_digest() -> str:
     "Stands for all records, yours and the published: a notebook about `all` papers reads those of every set and scale."
-    from sslnb.report import published, reports
+    from sslnb.core import published, reports
     found = [(source, p) for source, place in (("yours", reports()), ("published", published()))
              for p in sorted((place / "records").glob("*.csv")) if p.is_file()]
     return json_digest([(source, p.name, hashlib.sha256(p.read_bytes()).hexdigest()) for source, p in found])
@@ -114,7 +114,7 @@ def stamp_of(copy: Path) -> dict:
 # %% ../../nbs/tools/01_execution.ipynb #6c30e163
 def stamp(job: NotebookJob, library: str, images: str) -> dict:
     "What a copy made now would be made from. `images`: the digest of the sets that it uses."
-    from sslnb.report import made_public
+    from sslnb.core import made_public
     stamps = {p.name[:2]: stamp_of(p).get("made from") for p in job.copy.parent.glob("[0-9][0-9]_*.ipynb")
               if not p.name.endswith(".failed.ipynb")}
     needs = {n: json_digest(stamps[n]) for n in job.notebook.about.needs if n in stamps and n != job.notebook.number}
@@ -149,7 +149,7 @@ def execute(job: NotebookJob, made_from: dict, on_cell: Callable | None = None):
 def _as_kept(nb, job: NotebookJob, made_from: dict) -> str:
     "An executed notebook as it is to be shown: with its stamp, links that lead somewhere, and nobody's folders."
     import nbformat
-    from sslnb.report import public
+    from sslnb.core import public
     from sslnb.runs import commit
     nb.metadata["sslnb"] = {"made from": made_from, "commit": commit()}
     copy = Path(job.copy.parent.name, job.copy.name)

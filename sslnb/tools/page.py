@@ -19,8 +19,7 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader
 
 from .. import report
-from ..core import ROOT, replacing
-from ..report import published, reports
+from ..core import ROOT, published, replacing, reports
 from ..studies import About
 from .notebook import SCALES, notebooks
 

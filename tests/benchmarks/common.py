@@ -8,8 +8,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from sslnb import data
-from sslnb.core import best_device, replacing
-from sslnb.report import reports
+from sslnb.core import best_device, replacing, reports
 from sslnb.runs import provenance
 from sslnb.train import TrainConfig, Training, resolve
 
