@@ -199,7 +199,8 @@ def _but(stages: tuple[tuple[float, int], ...] = (), changed: dict | None = None
     "The tuned recipe, but for some changes: of its stages, of the method's options, of its views, of anything else."
     c, usual = TUNED_RECIPES["small"]
     options, augment = c.options | (changed or {}), replace(c.augment or Augment(), **(views or {}))
-    return Recipe(replace(c, **dict(options=options, augment=augment) | changes), stages or usual)
+    given: dict[str, Any] = dict(options=options, augment=augment) | changes
+    return Recipe(replace(c, **given), stages or usual)
 
 EXPERIMENTS = {
     "tuned": _but(),
