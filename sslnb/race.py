@@ -122,7 +122,7 @@ def find_entry(spec: str) -> Callable[..., nn.Module]:
 # %% ../nbs/lib/24_race.ipynb #race-15
 def contestant(place: str, entry: str, seed: str, seconds: str, device: str):
     "A contestant's whole life, in a process of its own: train, stop the clock, show features."
-    began, say, sys.stdout = psutil.Process().create_time(), sys.stdout, sys.stderr  # an entry may print
+    began, say, sys.stdout = psutil.Process().create_time(), sys.stdout, sys.stderr  # an entry may print: into the log
     loading = time.time()
     images = data.Images.from_arrays(np.load(f"{place}/train.npy"), name="race")
     loaded = time.time() - loading
@@ -158,13 +158,15 @@ def run_race(track: Track, train: data.Images, test: data.Images, seed: int,
         place = Path(folder)
         np.save(place / "train.npy", train.pixels.numpy())
         command = [sys.executable, "-c", _CONTESTANT, folder, track.entry, str(seed), str(60 * track.minutes)]
-        with subprocess.Popen([*command, track.device], stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8",
-                              env=_surroundings(place, track.cores)) as process:
+        with (open(place / "log", "w", encoding="utf-8") as log,
+              subprocess.Popen([*command, track.device], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,
+                               encoding="utf-8", env=_surroundings(place, track.cores)) as process):
             _keep_to(process, track.cores)
             said = process.stdout.readline() if process.stdout else ""
             np.save(place / "test.npy", test.pixels.numpy())
             process.communicate("\n")
-        if process.returncode: raise SettingError(f"{track.entry} failed: its message stands above")
+        if process.returncode:
+            raise SettingError(f"{track.entry} failed:\n" + (place / "log").read_text("utf-8")[-2000:])
         found = load_tensors(place / "features")[0]
         if keep: shutil.copy(place / "encoder", keep)
     right = neighbour_accuracy(found["train"], train.labels, found["test"], test.labels)

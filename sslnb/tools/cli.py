@@ -199,7 +199,8 @@ def run_races(name, entry, seeds, minutes, device, dataset, images):
     given = {"entry": entry, "minutes": minutes, "device": device}
     track = race.TRACKS[name]._replace(**{k: v for k, v in given.items() if v is not None})
     train, test = race.race_sets(dataset, images)
-    races = []
+    races: list[dict[str, Any]] = []
+    click.echo(f"Each seed takes about {track.minutes:g} minutes.")
     for seed in seeds or (0, 1, 2):
         races.append(race.run_race(track, train, test, seed))
         click.echo("seed {seed}: {knn:.1%} after {seconds:,.0f} s".format(**races[-1]))
