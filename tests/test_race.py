@@ -42,7 +42,7 @@ def test_an_entry_has_no_labels_and_no_test_images(tmp_path):
     track = entry(tmp_path, CURIOUS.replace("FILE", repr(str(tmp_path / "seen.json"))))
     found = race.run_race(track, train, test, seed=7, keep=tmp_path / "weights")
     seen = json.loads((tmp_path / "seen.json").read_text("utf-8"))
-    assert seen["labels"] == [-1] and seen["files"] == ["train.npy"] and not seen["data"] and not seen["store"]
+    assert seen["labels"] == [-1] and seen["files"] == ["log", "train.npy"] and not seen["data"] and not seen["store"]
     assert seen["threads"] == 1 and seen["seed"] == 7 and seen["n"] == 40
     assert 0 < seen["seconds"] < 30 and 1 < found["seconds"] < 30, "importing counts"
     x, x_test = (images.pixels.flatten(1) / 255 for images in (train, test))
