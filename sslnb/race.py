@@ -139,7 +139,7 @@ def contestant(place: str, entry: str, seed: str, seconds: str, device: str):
 def _surroundings(place: Path, cores: int | None) -> dict[str, str]:
     "Of a contestant: nothing that was computed or fetched before is there."
     empty = {name: str(place / name.lower()) for name in
-             ("SSLNB_STORE", "SSLNB_DATA", "TORCH_HOME", "HF_HOME", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")}
+             ("SSLNB_STORE", "SSLNB_DATA", "SSLNB_CACHE", "TORCH_HOME", "HF_HOME", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")}
     threads = {"OMP_NUM_THREADS": str(cores)} if cores else {}
     return {**os.environ, **empty, **threads, "SSLNB_SHELVES": "", "HF_HUB_OFFLINE": "1"}
 
@@ -153,7 +153,10 @@ _CONTESTANT = "import sys; from sslnb.race import contestant; contestant(*sys.ar
 def run_race(track: Track, train: data.Images, test: data.Images, seed: int,
              keep: Path | None = None) -> dict[str, Any]:
     """One race of the track's entry on the images `train`, judged on `test`: its `seconds` and `knn` (accuracy of ten
-    neighbours). `keep`: a file for the encoder's weights. `SettingError`: the entry failed."""
+    neighbours). `keep`: a file for the encoder's weights. `SettingError`: the entry failed, or wants a GPU where there
+    is none."""
+    if track.device == "cuda" and not torch.cuda.is_available():
+        raise SettingError("this track is for a GPU, and there is none here: device cpu tries it out")
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         np.save(place / "train.npy", train.pixels.numpy())
@@ -175,9 +178,9 @@ def run_race(track: Track, train: data.Images, test: data.Images, seed: int,
 # %% ../nbs/lib/24_race.ipynb #race-25
 LEADERBOARD = ROOT / "data" / "leaderboard.csv"
 
-def leaderboard(file: Path | None = None) -> pd.DataFrame:
+def leaderboard() -> pd.DataFrame:
     "All entries: track, entry, commit, date, device, seeds, minutes (the longest), knn (mean), sd, source."
-    return pd.read_csv(file or LEADERBOARD)
+    return pd.read_csv(LEADERBOARD)
 
 def board_row(name: str, track: Track, races: list[dict[str, Any]]) -> dict[str, Any]:
     "The line of a leaderboard for some `races` (`run_race`) of the track called `name`, run here and now."
@@ -191,8 +194,8 @@ def board_row(name: str, track: Track, races: list[dict[str, Any]]) -> dict[str,
 def judged(track: Track, row: dict[str, Any]) -> str:
     "A sentence: did the entry keep the time, did it reach the goal?"
     late, goal = row["minutes"] > track.minutes, "reached" if row["knn"] >= track.goal else "missed"
-    time = f"needed {row['minutes']:g} minutes, not" if late else "kept the"
-    return (f"{row['entry']} {time} {track.minutes:g} minutes and {goal} the goal of {track.goal:.0%}: "
+    kept = f"needed {row['minutes']:g} minutes, not" if late else "kept the"
+    return (f"{row['entry']} {kept} {track.minutes:g} minutes and {goal} the goal of {track.goal:.0%}: "
             f"{row['knn']:.1%}, the mean of {row['seeds']} seeds")
 
 # %% ../nbs/lib/24_race.ipynb #race-21

@@ -1,4 +1,4 @@
-"""The race: its rules hold because an entry cannot do otherwise; the command runs both tracks."""
+"""The race: what an entry is given and what it is not; the command runs both tracks."""
 import json
 
 import pytest
@@ -54,6 +54,12 @@ def test_an_entry_that_fails_is_named(tmp_path):
     track = entry(tmp_path, "def train(*_): raise ValueError('no idea')")
     with pytest.raises(SettingError, match=r"(?s)mine.py failed.*no idea"):
         race.run_race(track, *race.race_sets("shapes", 16), seed=0)
+
+
+def test_a_gpu_that_is_not_there():
+    if race.torch.cuda.is_available(): pytest.skip("there is one")
+    with pytest.raises(SettingError, match="for a GPU"):
+        race.run_race(race.TRACKS["gpu"], *race.race_sets("shapes", 16), seed=0)
 
 
 def test_what_is_no_entry(tmp_path):
