@@ -139,7 +139,8 @@ def contestant(place: str, entry: str, seed: str, seconds: str, device: str):
 def _surroundings(place: Path, cores: int | None) -> dict[str, str]:
     "Of a contestant: nothing that was computed or fetched before is there."
     empty = {name: str(place / name.lower()) for name in
-             ("SSLNB_STORE", "SSLNB_DATA", "SSLNB_CACHE", "TORCH_HOME", "HF_HOME", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")}
+             ("SSLNB_STORE", "SSLNB_DATA", "SSLNB_CACHE", "TORCH_HOME", "HF_HOME", "TORCHINDUCTOR_CACHE_DIR",
+              "TRITON_CACHE_DIR")}
     threads = {"OMP_NUM_THREADS": str(cores)} if cores else {}
     return {**os.environ, **empty, **threads, "SSLNB_SHELVES": "", "HF_HUB_OFFLINE": "1"}
 
