@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from .augment import RECIPES, to_float
 from .behaviour import arguments, plain, version
-from .clustering import hungarian, kmeans, nmi, pca_at_most, purity
+from .clustering import hungarian, kmeans, matched, nmi, pca_at_most, purity
 from .core import SettingError, best_device, free_memory, rng, seed_of
 from .data import DataError, Images, stratified
 from .downstream import metric_of
@@ -221,7 +221,12 @@ def _stored(run, step):
 def _result(fns, key: dict, compute: Callable[[], Result]) -> Result:
     "`compute()`, `cached`."
     found = cached(fns, key, lambda: compute()._asdict())
-    return Result(Found(found["metrics"], found.by), found["predicted"])
+    right = np.array(found["predicted"]) == key["test"].labels.cpu().numpy()
+    return Result(Found(found["metrics"], found.by, (key["test"].fingerprint, right)), found["predicted"])
+
+def _on(test: Images, found: Found) -> Found:
+    "The same, with the name of the test set that its answers belong to."
+    return Found(found, found.by, found.answers and (test.fingerprint, found.answers[1]))
 
 # %% ../nbs/lib/17_evaluate.ipynb #9502e117
 def _score_key(train, test, settings):
@@ -305,7 +310,7 @@ def _check_metric(metric, y):
         raise SettingError(f"metric = {metric!r}: labels {tuple(y.shape)} are judged by {' or '.join(fitting)}")
 
 # %% ../nbs/lib/17_evaluate.ipynb #3c7141c2
-@version(1)
+@version(2)
 def logistic_score(x: Tensor, y: Tensor, x_val: Tensor, y_val: Tensor, x_test: Tensor, y_test: Tensor, *,
                    n_classes: int, metric: str, Cs: tuple = CS) -> Found:
     """Logistic evaluation of features (N×D, labels N, or N×K of 1, 0 and −1): `metrics` on the test set, `C`, and
@@ -313,7 +318,7 @@ def logistic_score(x: Tensor, y: Tensor, x_val: Tensor, y_val: Tensor, x_test: T
     labels of `average_precision` and `average_precision_11`. `error`: 1 − `metric`. `SettingError`: a metric that does
     not fit."""
     _check_metric(metric, y)
-    parts, how = (x, y, x_val, y_val, x_test), dict(Cs=Cs, measure=_MEASURES[metric])
+    parts, how, answers = (x, y, x_val, y_val, x_test), dict(Cs=Cs, measure=_MEASURES[metric]), None
     if y.ndim > 1:
         found = labels_probe(*parts, **how)
         numbers = {"map": average_precision(found.scores, y_test).mean().item(),
@@ -322,7 +327,8 @@ def logistic_score(x: Tensor, y: Tensor, x_val: Tensor, y_val: Tensor, x_test: T
     else:
         found = logistic_probe(*parts, n_classes=n_classes, **how)
         numbers = metrics(found.scores, y_test) | {"C": found.C, "validation": max(found.validation)}
-    return Found(numbers | {"error": 1 - numbers[metric]}, provenance(x.device))
+        answers = "", (found.scores.argmax(1).cpu() == y_test.cpu()).numpy()
+    return Found(numbers | {"error": 1 - numbers[metric]}, provenance(x.device), answers)
 
 # %% ../nbs/lib/17_evaluate.ipynb #f91c68eb
 def error_rate(numbers: dict[str, float], test: Images) -> float:
@@ -339,7 +345,7 @@ def _logistic(reader, code, key, train, val, test, Cs, device=None):
     def compute():
         read = reader()
         parts = [t for images in (train, val, test) for t in (read(images), images.labels)]
-        return logistic_score(*parts, **settings)
+        return _on(test, logistic_score(*parts, **settings))
     key = key | {"train": train, "val": val, "test": test, **settings}
     return cached((logistic_score, *code), key, compute, device)
 
@@ -364,7 +370,7 @@ def logistic_pixels(train: Images, val: Images, test: Images, *, Cs: tuple = CS)
     return _logistic(lambda: raw_pixels, (raw_pixels,), {}, train, val, test, Cs)
 
 # %% ../nbs/lib/17_evaluate.ipynb #a8727ee8
-@version(1)
+@version(2)
 def cluster_accuracy(x: Tensor, x_test: Tensor, y_test: Tensor, k: int, *, components: int | None = None, seed: int = 0,
                      starts: int = 5) -> Found:
     """`hungarian` accuracy, `nmi` and `purity` on the test images (`x_test` M×D, `y_test` M) of `k` clusters of the
@@ -376,7 +382,7 @@ def cluster_accuracy(x: Tensor, x_test: Tensor, y_test: Tensor, k: int, *, compo
     found = min((kmeans(x, k, generator=rng(seed, "start", i)) for i in range(starts)), key=lambda c: c.inertia)
     assigned = found.assign(x_test)
     numbers = {f.__name__: f(y_test, assigned) for f in (hungarian, nmi, purity)}
-    return Found(numbers, provenance(x.device))
+    return Found(numbers, provenance(x.device), ("", matched(y_test, assigned)))
 
 # %% ../nbs/lib/17_evaluate.ipynb #dd8677cb
 @version(1)
@@ -406,7 +412,7 @@ def cluster_run(run: Run, step: int, train: Images, test: Images, components: in
     _check_labels(test)
     def compute():
         x, x_test = (features(load_encoder(run, step), images) for images in (train, test))
-        return cluster_accuracy(x, x_test, test.labels, test.n_classes, components=components, **settings)
+        return _on(test, cluster_accuracy(x, x_test, test.labels, test.n_classes, components=components, **settings))
     key = {"encoder": _stored(run, step), **_cluster_key(train, test, components, settings)}
     return cached((features, cluster_accuracy), key, compute)
 
@@ -416,7 +422,8 @@ def cluster_pixels(train: Images, test: Images, components: int | None = None, *
     `cluster_run`."""
     _check_labels(test)
     def compute():
-        return cluster_accuracy(*_pixel_points(train, test, components), test.labels, test.n_classes, **settings)
+        points = _pixel_points(train, test, components)
+        return _on(test, cluster_accuracy(*points, test.labels, test.n_classes, **settings))
     return cached((raw_pixels, _on_sphere, cluster_accuracy), _cluster_key(train, test, components, settings), compute)
 
 # %% ../nbs/lib/17_evaluate.ipynb #af48ff9b

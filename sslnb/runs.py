@@ -14,6 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from safetensors import SafetensorError, safe_open
@@ -191,11 +192,16 @@ class Run:
 
 # %% ../nbs/lib/14_runs.ipynb #af3419b0
 class Found(dict):
-    "Results by name, and `by`: the commit, versions and device that computed them. Kept by `|`."
-    def __init__(self, values: Mapping | Iterable = (), by: dict | None = None):
+    """Results by name, `by`: the commit, versions and device that computed them, and `answers`: the name of a test set and for
+    each of its images whether it was answered rightly, where that is known. Kept by `|` and `only`."""
+    def __init__(self, values: Mapping | Iterable = (), by: dict | None = None,
+                 answers: tuple[str, np.ndarray] | None = None):
         super().__init__(values)
-        self.by = by or {}
-    def __or__(self, other): return Found({**self, **other}, self.by)
+        self.by, self.answers = by or {}, answers
+    def __or__(self, other): return Found({**self, **other}, self.by, self.answers)
+    def only(self, *names: str) -> "Found":
+        "Just the results of these names."
+        return Found({name: self[name] for name in names}, self.by, self.answers)
 
 # %% ../nbs/lib/14_runs.ipynb #92993ff8
 def _whole(fns: Callable | Sequence[Callable], key: dict) -> dict:
@@ -208,6 +214,16 @@ def _places(whole: dict, suffix: str) -> list[Path]:
     return [place / "results" / name for place in (store_folder(), *shelves())]
 
 # %% ../nbs/lib/14_runs.ipynb #1748a608
+def _pack(result: dict) -> list | None:
+    "The answers of a `Found` for JSON: eight to a byte."
+    answers = getattr(result, "answers", None)
+    return answers and [answers[0], len(answers[1]), np.packbits(answers[1]).tobytes().hex()]
+
+def _unpack(packed: list | None) -> tuple[str, np.ndarray] | None:
+    if not packed: return None
+    name, n, bits = packed
+    return name, np.unpackbits(np.frombuffer(bytes.fromhex(bits), np.uint8), count=n).astype(bool)
+
 def _keep(path: Path, write: Callable[[Path], None]):
     "Write a result; where that cannot be, it is computed again next time."
     try: write(noted(path, "made"))
@@ -224,14 +240,15 @@ def cached(fns: Callable | Sequence[Callable], key: dict, compute: Callable[[], 
         try:
             kept = json.loads(path.read_text("utf-8"))
             noted(path)
-            return Found(kept["result"], kept["by"])
+            return Found(kept["result"], kept["by"], _unpack(kept.get("answers")))
         except (OSError, ValueError, KeyError): pass  # not there, or damaged
-    text = json.dumps(whole | {"result": compute(), "by": provenance(device or best_device())})
+    result = compute()
+    text = json.dumps(whole | {"result": result, "answers": _pack(result), "by": provenance(device or best_device())})
     def write(path):
         with replacing(path) as part: part.write_text(text, "utf-8")
     _keep(paths[0], write)
     kept = json.loads(text)
-    return Found(kept["result"], kept["by"])
+    return Found(kept["result"], kept["by"], _unpack(kept["answers"]))
 
 # %% ../nbs/lib/14_runs.ipynb #196c8657
 def cached_tensors(fns: Callable | Sequence[Callable], key: dict, compute: Callable[[], dict[str, Tensor]],

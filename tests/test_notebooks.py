@@ -45,7 +45,7 @@ def test_papermill_runs_one_with_other_parameters(tmp_path):
 
 
 def test_a_wrong_parameter_is_an_error_that_names_it(tmp_path):
-    # nbs/lib/23_study.ipynb tries many more
+    # nbs/lib/24_study.ipynb tries many more
     done = from_command_line(STUDY[0], tmp_path / "out.ipynb", "-p", "step", "3")
     assert done.returncode != 0 and "SettingError" in done.stderr and "no parameter is called step" in done.stderr
 
