@@ -13,6 +13,7 @@ import csv, functools, json, math, shutil, warnings
 from collections.abc import Sequence
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -280,9 +281,10 @@ def verdict(points: str, scale: str) -> str:
     return "toy" if scale in TOY_SCALES else GRADES.get(scale, FULL)[points]
 
 # %% ../nbs/lib/21_report.ipynb #6e11d002
-def told(differences: ArrayLike, above: str = "ahead", below: str = "behind") -> str:
-    "The mean of differences (one a seed) with its 95 % interval, and `above`, `below` or undecided."
-    mean, low, high = interval(differences)
+def told(differences: Any, above: str = "ahead", below: str = "behind") -> str:
+    """The mean of differences (one a seed, or `verdicts.Margins`, whose interval covers the test images, too) with its 95 %
+    interval, and `above`, `below` or undecided."""
+    mean, low, high = differences.interval() if hasattr(differences, "interval") else interval(differences)
     word = {"for": above, "against": below, "unclear": "undecided"}[evidence(low, high)]
     return f"{mean:+z.3f} [{low:+z.3f}, {high:+z.3f}], {word}".replace("inf", "∞")
 

@@ -30,7 +30,7 @@ def claims() -> pd.DataFrame:
 @functools.cache
 def rules() -> pd.DataFrame:
     "What decides each part of each claim (`data/rules.csv`)."
-    return pd.read_csv(ROOT / "data" / "rules.csv", keep_default_na=False)
+    return pd.read_csv(ROOT / "data" / "rules.csv", keep_default_na=False, dtype={"fixed": str})
 
 @functools.cache
 def gates() -> pd.DataFrame:
@@ -68,8 +68,10 @@ def _rule(claim: str, reading: str, name: str) -> pd.Series:
 
 # %% ../nbs/lib/22_verdicts.ipynb #9f64a40b
 def rule_digest(how: pd.Series) -> str:
-    "A digest of all that a rule decides by."
-    text = json.dumps({k: str(v) for k, v in how.items() if k not in ("fixed", "why")})
+    "A digest of all that a rule decides by, the thresholds of its gates included."
+    paper = claims().loc[how.claim, "paper"]
+    opens = {gate: float(gates().threshold[paper, gate]) for gate in how.gates.split("; ") if gate}
+    text = json.dumps([{k: str(v) for k, v in how.items() if k not in ("fixed", "why")}, opens])
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 # %% ../nbs/lib/22_verdicts.ipynb #95e7cd99
@@ -79,6 +81,11 @@ class Margins(NamedTuple):
     image: float = 0.0     # V_i
     residual: float = 0.0  # R
     images: int = 0
+
+    def interval(self) -> tuple[float, float, float]:
+        "Mean and 95 % confidence limits over seeds and test images (`estimate`)."
+        e = estimate(self)
+        return e.mean, *e.limits()
 
 # %% ../nbs/lib/22_verdicts.ipynb #f31a5519
 def image_variance(d: np.ndarray) -> tuple[float, float]:
@@ -237,7 +244,7 @@ def _seeds_for(ratio: float, power: float) -> float:
 def known_margins(**which) -> pd.DataFrame:
     """The `records` of margins, with the variances that the images add as columns. Those of claims or parts that have no rule,
     or were recorded by a rule that has changed since, are passed over, with one warning."""
-    found = pd.concat([records(metric=m, **which) for m in MARGIN])[[*KEY, "value", "n", "rule", "source"]]
+    found = pd.concat([records(metric=m, **which) for m in MARGIN])
     fits = found.apply(lambda row: _fits(row["item"], row.setting, row.rule), axis=1).astype(bool)
     if (gone := sorted(set(found[~fits]["item"]))):
         warnings.warn(f"margins of {', '.join(gone)} are on record by rules that are no longer in data/rules.csv: passed over. "
@@ -265,25 +272,24 @@ def judge_part(claim: str, found: pd.DataFrame, opened: pd.DataFrame) -> dict:
     if not why and len(found) < how.seeds: why = f"{len(found)} of {how.seeds} seeds"
     points, p = decide(e, how)
     planned = how.effect or abs(how.threshold) or 0.01
-    return {"claim": claim, "dataset": first.dataset, "scale": first.scale, "reading": reading_of(setting),
+    return {"claim": claim, **first[["dataset", "scale", "parameters", "setting"]], "reading": reading_of(setting),
             "part": part_name(setting), "mean": e.mean, "low": e.limits()[0], "high": e.limits()[1], "seeds": len(found),
             "images": m.images, "wanted": seeds_for(planned, m.by_seed.std()), "points": points,
             "p": math.nan if why else p, "why": why, "from": whose(found)}
 
-# %% ../nbs/lib/22_verdicts.ipynb #b53fb842
-def judge_parts(every: bool = False, **where) -> pd.DataFrame:
-    """A row for each part of each claim on record, of this run's parameters or of `every` run's: `alone` is decided one by one,
-    `evidence` after Holm's correction over all tested parts of the paper on that set at that scale."""
-    found, opened = known_margins(every=every, **where), records(every=every, metric="gate")
+# %% ../nbs/lib/22_verdicts.ipynb #edc41800
+def judge_parts(found: pd.DataFrame, opened: pd.DataFrame) -> pd.DataFrame:
+    """A row for each part of each claim among `known_margins`: `alone` is decided one by one, `evidence` after Holm's correction
+    over all tested parts of the paper on that set at that scale. `opened`: the gates on record."""
     groups = found.groupby(["item", "dataset", "scale", "parameters", "setting"], sort=False)
-    table = pd.DataFrame([judge_part(key[0], t, opened) | {"parameters": key[3]} for key, t in groups], columns=PART)
+    table = pd.DataFrame([judge_part(key[0], t, opened[opened.parameters == key[3]]) for key, t in groups], columns=PART)
     family = [table.claim.map(claims().paper), table["dataset"], table["scale"], table["parameters"]]
     table["p_holm"] = table.groupby(family, sort=False).p.transform(holm)
     for column, p in (("alone", table.p), ("evidence", table.p_holm)):
         table[column] = np.where(table.why != "", "not tested", np.where(p < 0.05, table.points, "unclear"))
     return table
 
-PART = ["claim", "dataset", "scale", "parameters", "reading", "part", "mean", "low", "high", "seeds", "images", "wanted",
+PART = ["claim", "dataset", "scale", "parameters", "setting", "reading", "part", "mean", "low", "high", "seeds", "images", "wanted",
         "points", "p", "why", "from"]
 
 # %% ../nbs/lib/22_verdicts.ipynb #29471037
@@ -329,7 +335,7 @@ def verdicts(names: list[str], dataset: str | None = None, scale: str | None = N
     """A verdict for each claim in `names` from the margins on record; for a claim with several parts, all of them are
     needed. Readings are judged apart; so are data sets and scales, unless one is named."""
     named = {k: v for k, v in {"dataset": dataset, "scale": scale}.items() if v}
-    parts = judge_parts(**named)
+    parts = judge_parts(known_margins(**named), records(metric="gate"))
     table = pd.DataFrame([row for name in names for row in _judged(name, parts[parts.claim == name])])
     return table.drop(columns=list(named)).set_index("claim")
 

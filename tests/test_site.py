@@ -13,9 +13,10 @@ from bs4 import BeautifulSoup
 from click.testing import CliRunner
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from sslnb.report import begin_run, claims, record_all, record_claim, verdicts
+from sslnb.report import begin_run, record_all
 from sslnb.tools import cli
 from sslnb.tools.page import build_page, claim_rows, notebook_pages
+from sslnb.verdicts import claims, record_claim, record_gate, verdicts
 
 pytestmark = pytest.mark.slow
 
@@ -42,11 +43,17 @@ def make_records(place):
             ("R1", "cifar10", "gpu", [0.02, 0.021, 0.022], {"by": "batch"}),
             ("R1", "cifar10", "quick", [0.02, -0.01, 0.0], {"by": "batch"}),
             ("R2", "cifar10", "gpu", [-0.02, -0.021, -0.022], {"by": "steps"}),
-            ("R3", "cifar10", "gpu", [0.1], {"by": "batch"}),
+            ("R3", "cifar10", "gpu", [0.1, -0.1, 0.05], {"by": "batch"}),
+            ("R4", "cifar10", "gpu", [0.1, 0.11, 0.12], {}),
+            ("R14", "cifar10", "gpu", [0.1], {"by": "update"}),
             ("R3", "shapes", "quick", [0.1, 0.11, 0.12], {"by": "batch"}),
             ("R3", "shapes", "quick", [-0.1, -0.11, -0.12], {"by": "steps"}),
             ("D1", "shapes", "quick", [-0.1, -0.11, -0.12], {"reading": "corrected"})]:
         record_claim(claim, pd.Series(margins), dataset=dataset, scale=scale, method="simclr", setting=setting)
+    for paper, gate, opens in (("rotnet", "simclr learnt", 0.2), ("rotnet", "rotnet learnt", 0.2),
+                               ("deepcluster", "simclr learnt", 0.2)):
+        for dataset, scale in (("cifar10", "gpu"), ("cifar10", "quick"), ("shapes", "quick")):
+            record_gate(paper, gate, pd.Series([opens]), dataset=dataset, scale=scale)
     for folder, number in (("cifar10-gpu", "01"), ("shapes-quick", "05")):
         (place / folder).mkdir()
         nb = new_notebook(cells=[new_markdown_cell(f"# {number} · Small\n> In a few words."),
@@ -98,16 +105,17 @@ def test_every_claim_has_a_verdict_and_none_is_blank(soup):
     assert verdicts["R3"] == [("cifar10", "gpu", "inconclusive|unclear"), ("shapes", "quick", "toy|against")]
     assert verdicts["G6"] == [("", "", "not run")]
     assert all(len(b.select(".badge")) == len(b.select("tr.row")) > 0 for b in bodies)
-    assert "[−∞, +∞]" in soup.select_one("#R3").get_text() and "corrected" in soup.select_one("#D1").get_text()
+    assert verdicts["R14"] == [("cifar10", "gpu", "not tested|not tested")] and "1 of 3 seeds" in soup.select_one("#R14").get_text()
+    assert "[−∞, +∞]" in soup.select_one("#R14").get_text() and "corrected" in soup.select_one("#D1").get_text()
 
 
 def test_verdicts_are_those_of_report(reports):
     found = [(c["id"], r) for c in claim_rows() for r in c["rows"] if r["verdict"] != "not run"]
-    assert len(found) == 6
+    assert len(found) == 8
     for claim, row in found:
         (same,) = verdicts([claim], row["dataset"], row["scale"]).to_dict("records")
-        assert {k: row[k] for k in ("reading", "margin", "detectable", "evidence", "verdict",
-                                    "from")} | {"text": same["text"]} == same
+        assert {k: row[k] for k in ("reading", "margin", "seeds wanted", "alone", "evidence", "verdict",
+                                    "why", "from")} | {"text": same["text"]} == same
 
 
 def test_a_run_with_parameters_of_its_own_stands_apart(reports):

@@ -11,7 +11,7 @@ import re
 
 import pandas as pd
 
-from .. import protocols, report
+from .. import protocols, report, verdicts
 from ..core import ROOT, replacing
 
 # %% ../../nbs/tools/06_front.ipynb #7a0c0005
@@ -67,13 +67,13 @@ def _table(header: list[str], rows: list[list]) -> str:
 # %% ../../nbs/tools/06_front.ipynb #7a0c0011
 def verdict_counts() -> str:
     "By paper, set and scale: readings of claims with evidence for, unclear, against, and their verdicts (Markdown)."
-    table = report.verdicts(list(report.claims().index)).reset_index()
-    table = table[table["from"] == "published"].assign(paper=lambda t: t.claim.map(report.claims().paper))
+    table = verdicts.verdicts(list(verdicts.claims().index)).reset_index()
+    table = table[table["from"] == "published"].assign(paper=lambda t: t.claim.map(verdicts.claims().paper))
     rows = [[paper, f"`{dataset}`, {scale}", g.claim.nunique(),
-             *((g.evidence == e).sum() for e in ("for", "unclear", "against")),
+             *((g.evidence == e).sum() for e in ("for", "unclear", "against", "not tested")),
              ", ".join(f"{v} {n}" for v, n in g.verdict.value_counts().items())]
             for (paper, dataset, scale), g in table.groupby(["paper", "dataset", "scale"], sort=False)]
-    return _table(["paper", "set, scale", "claims", "for", "unclear", "against", "verdicts"], rows)
+    return _table(["paper", "set, scale", "claims", "for", "unclear", "against", "not tested", "verdicts"], rows)
 
 # %% ../../nbs/tools/06_front.ipynb #7a0c0012
 MARKS = "<!-- results: make export -->", "<!-- end of results -->"
