@@ -294,8 +294,8 @@ def nmi(a: Tensor, b: Tensor) -> float:
 
 # %% ../nbs/lib/09_clustering.ipynb #fbb19341
 def matched(labels: Tensor, clusters: Tensor) -> np.ndarray:
-    """Which of N points are right when clusters and classes are paired one to one in the best way (Kuhn 1955). Where there
-    are more clusters than classes, the points of the clusters left over count as wrong."""
+    """Which of N points are right when clusters and classes are paired one to one in the best way (Kuhn 1955). Where
+    there are more clusters than classes, the points of the clusters left over count as wrong."""
     from scipy.optimize import linear_sum_assignment
     from sklearn.metrics.cluster import contingency_matrix
     (truth, i), (found, j) = (np.unique(v, return_inverse=True) for v in _pair(labels, clusters))

@@ -11,7 +11,6 @@ __all__ = ['KEY', 'TRAINED', 'EVALUATED', 'COLUMNS', 'MARGIN', 'SEEDS', 'UNITS',
 # %% ../nbs/lib/21_report.ipynb #77083954
 import csv, functools, json, math, shutil, warnings
 from collections.abc import Sequence
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -64,18 +63,20 @@ def record(values: dict[str, float], *, paper: str, item: str, method: str, data
 
 # %% ../nbs/lib/21_report.ipynb #f6c95cc8
 def record_all(many: list[dict], same: Sequence[str] = tuple(KEY)):
-    """Write many records of one paper, data set and scale at once; each of `many` holds the arguments of a `record`. What
-    equals one of them in the columns `same` makes way."""
+    """Write many records of one paper, data set and scale at once; each of `many` holds the arguments of a `record`.
+    What equals one of them in the columns `same` makes way."""
     _store([row for one in many for row in _rows(**one)], same)
 
 # %% ../nbs/lib/21_report.ipynb #3d102794
-def _rows(values, *, paper, item, method, dataset, scale, seed=0, setting=None, n=None, run=None, rule="") -> list[dict]:
+def _rows(values, *, paper, item, method, dataset, scale, seed=0, setting=None, n=None, run=None,
+          rule="") -> list[dict]:
     unknown = ", ".join(set(values) - set(UNITS))
     if unknown: raise SettingError(f"no unit is known for {unknown}: add it to report.UNITS")
     by = getattr(values, "by", None) or provenance(best_device())
     origin = {"seconds": math.nan, **by, **({} if run is None else run.provenance)}
     same = {"paper": paper, "item": item, "dataset": public(dataset), "scale": scale, "parameters": begun(),
-            "method": method, "setting": _setting(setting), "seed": _seed(seed), "n": n, "run": run.hash if run else "", "rule": rule,
+            "method": method, "setting": _setting(setting), "seed": _seed(seed), "n": n, "run": run.hash if run else "",
+            "rule": rule,
             **{k: origin[k] for k in TRAINED}, **{f"eval_{k}": by[k] for k in ("device", "versions", "commit")}}
     rows = [same | {"metric": m, "value": _finite(m, v), "unit": UNITS[m]} for m, v in values.items()]
     if answers := getattr(values, "answers", None): _remember(rows, *answers)
@@ -91,8 +92,8 @@ def _remember(rows, images, right):
             _answers[tuple(row[c] for c in KEY)] = images, ~right
 
 def answers_of(table: pd.DataFrame) -> list[tuple[str, np.ndarray] | None]:
-    """For each record of a table, if this process wrote it and knows: a name of its test set, and what each of those images
-    added to the accuracy or the error."""
+    """For each record of a table, if this process wrote it and knows: a name of its test set, and what each of those
+    images added to the accuracy or the error."""
     keys = table[KEY].assign(dataset=table["dataset"].map(public))
     return [_answers.get(key) for key in keys.itertuples(index=False, name=None)]
 
@@ -282,8 +283,8 @@ def verdict(points: str, scale: str) -> str:
 
 # %% ../nbs/lib/21_report.ipynb #6e11d002
 def told(differences: Any, above: str = "ahead", below: str = "behind") -> str:
-    """The mean of differences (one a seed, or `verdicts.Margins`, whose interval covers the test images, too) with its 95 %
-    interval, and `above`, `below` or undecided."""
+    """The mean of differences (one a seed, or `verdicts.Margins`, whose interval covers the test images, too) with its
+    95 % interval, and `above`, `below` or undecided."""
     mean, low, high = differences.interval() if hasattr(differences, "interval") else interval(differences)
     word = {"for": above, "against": below, "unclear": "undecided"}[evidence(low, high)]
     return f"{mean:+z.3f} [{low:+z.3f}, {high:+z.3f}], {word}".replace("inf", "∞")

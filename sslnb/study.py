@@ -182,7 +182,8 @@ class Study:
         verdicts.record_claim(name, margins, dataset=self.dataset, scale=self.scale, method=method, setting=setting)
 
     def gate(self, name: str, values: pd.Series, paper: str | None = None):
-        "Record by how much (index: seed) a gate of this paper (or another) opens: what must hold before a claim is tested."
+        """Record by how much (index: seed) a gate of this paper (or another) opens: what must hold before a claim is
+        tested (`verdicts.record_gate`)."""
         verdicts.record_gate(paper or self.paper, name, values, dataset=self.dataset, scale=self.scale)
 
     def verdicts(self) -> pd.DataFrame:

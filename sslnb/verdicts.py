@@ -34,7 +34,7 @@ def rules() -> pd.DataFrame:
 
 @functools.cache
 def gates() -> pd.DataFrame:
-    "What must hold before a claim is tested, by paper and gate: comparison, threshold, sentence, notebook (`data/gates.csv`)."
+    "What must hold before a claim is tested, by paper and gate: comparison, threshold, sentence (`data/gates.csv`)."
     return pd.read_csv(ROOT / "data" / "gates.csv", index_col=["paper", "gate"], dtype={"notebook": str})
 
 # %% ../nbs/lib/22_verdicts.ipynb #3bf3d28a
@@ -74,9 +74,9 @@ def rule_digest(how: pd.Series) -> str:
     text = json.dumps([{k: str(v) for k, v in how.items() if k not in ("fixed", "why")}, opens])
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
-# %% ../nbs/lib/22_verdicts.ipynb #95e7cd99
+# %% ../nbs/lib/22_verdicts.ipynb #9635f747
 class Margins(NamedTuple):
-    "Differences by seed, and the parts of their mean's variance that come from the test images (0: of none it is known)."
+    "Differences by seed, and what the test images add to the variance of their mean (0 where that is not known)."
     by_seed: pd.Series
     image: float = 0.0     # V_i
     residual: float = 0.0  # R
@@ -96,9 +96,9 @@ def image_variance(d: np.ndarray) -> tuple[float, float]:
     residual = (rest ** 2).sum() / ((s - 1) * (m - 1)) / (s * m) if s > 1 else 0.0
     return by_image.var(ddof=1) / m, residual
 
-# %% ../nbs/lib/22_verdicts.ipynb #ae3fda95
+# %% ../nbs/lib/22_verdicts.ipynb #70fef3e1
 class Estimate(NamedTuple):
-    "A mean margin, its standard error and degrees of freedom; infinite and 1 where nothing is known of its spread."
+    "A mean margin, its standard error (infinite: nothing is known of its spread) and degrees of freedom."
     mean: float
     error: float
     df: float
@@ -120,14 +120,14 @@ class Estimate(NamedTuple):
 
 # %% ../nbs/lib/22_verdicts.ipynb #a9acd95b
 def estimate(m: Margins) -> Estimate:
-    """The mean margin with its standard error over seeds and test images. Of one seed, or where all margins are the same
-    and nothing is known of the images, the spread is not known: the interval is infinite."""
+    """The mean margin with its standard error over seeds and test images. Of one seed, or where all margins are the
+    same and nothing is known of the images, the spread is not known: the interval is infinite."""
     n, mean, seed = len(m.by_seed), float(m.by_seed.mean()), float(m.by_seed.var() / len(m.by_seed))
     if n < 2 or seed + m.image < 1e-20: return Estimate(mean, math.inf, 1)
     total = max(seed + m.image - m.residual, seed, m.image)
     images = max(m.images - 1, 1)
-    df = total ** 2 / (seed ** 2 / (n - 1) + m.image ** 2 / images + m.residual ** 2 / ((n - 1) * images))
-    return Estimate(mean, math.sqrt(total), df)
+    parts = seed ** 2 / (n - 1) + m.image ** 2 / images + m.residual ** 2 / ((n - 1) * images)
+    return Estimate(mean, math.sqrt(total), total ** 2 / parts)
 
 # %% ../nbs/lib/22_verdicts.ipynb #1c4dddc2
 _STEP = 1e-4  # in accuracy
@@ -147,12 +147,13 @@ def _influences(compute, table, base) -> dict[str, np.ndarray]:
 
 # %% ../nbs/lib/22_verdicts.ipynb #1e2b2cbb
 def from_answers(compute: Callable[[pd.DataFrame], pd.Series], table: pd.DataFrame) -> Margins:
-    """The margins (index: seed) that `compute` makes of a table of this process's records, and what the test images add to
-    their variance: at least what one more image with another answer would."""
+    """The margins (index: seed) that `compute` makes of a table of this process's records, and what the test images add
+    to their variance: at least what one image with another answer would."""
     table = table.reset_index(drop=True)
     base = compute(table).sort_index()
     parts = [(d.shape[1], *image_variance(d)) for d in _influences(compute, table, base).values()]
-    return Margins(base, sum(max(v, 1 / m ** 2) for m, v, _ in parts), sum(r for *_, r in parts), sum(m for m, *_ in parts))
+    least = sum(max(v, 1 / m ** 2) for m, v, _ in parts)
+    return Margins(base, least, sum(r for *_, r in parts), sum(m for m, *_ in parts))
 
 # %% ../nbs/lib/22_verdicts.ipynb #f3d41cf5
 def difference(a: pd.DataFrame, b: pd.DataFrame, on: list[str] | tuple = ("seed",)) -> Margins:
@@ -162,23 +163,24 @@ def difference(a: pd.DataFrame, b: pd.DataFrame, on: list[str] | tuple = ("seed"
 
 # %% ../nbs/lib/22_verdicts.ipynb #44498435
 def jackknife(statistic: Callable[[list], float], seeds: list) -> pd.Series:
-    "Pseudo-values n·t − (n−1)·t₋ₛ, one a seed, of a statistic of a list of seeds (three or more)."
+    "Pseudo-values n·t − (n−1)·t₋ₛ, one a seed, of a statistic t of a list of seeds; of fewer than three, t alone."
     n, whole = len(seeds), statistic(seeds)
-    without = {s: statistic([t for t in seeds if t != s]) for s in seeds} if n > 2 else dict.fromkeys(seeds[:1], whole)
-    return pd.Series({s: n * whole - (n - 1) * t if n > 2 else whole for s, t in without.items()}).rename_axis("seed")
+    if n < 3: return pd.Series({seeds[0]: whole}).rename_axis("seed")
+    without = {s: statistic([t for t in seeds if t != s]) for s in seeds}
+    return pd.Series({s: n * whole - (n - 1) * t for s, t in without.items()}).rename_axis("seed")
 
 # %% ../nbs/lib/22_verdicts.ipynb #ff381b45
 def by_the_others(table: pd.DataFrame, choose: Callable[[pd.Series], object]) -> pd.Series:
-    """For each seed (row) the value in the column that `choose` picks by the mean of the other seeds' rows; of one seed,
-    by its own."""
+    """For each seed (row) the value in the column that `choose` picks by the mean of the other seeds' rows; of one
+    seed, by its own."""
     rest = {s: table.drop(index=s).mean() if len(table) > 1 else table.loc[s] for s in table.index}
     return pd.Series({s: table.loc[s, choose(mean)] for s, mean in rest.items()}).rename_axis("seed")
 
 # %% ../nbs/lib/22_verdicts.ipynb #3d64c093
 def record_claim(claim: str, m: Margins | pd.Series, *, dataset: str, scale: str, method: str,
                  setting: dict | None = None):
-    """Record the differences on which the verdict about `claim` (such as "R4") rests, as margins by the `rule` of this part
-    (`setting`). They replace all margins of that claim, method and setting, so that no seed of an earlier run is
+    """Record the differences on which the verdict about `claim` (such as "R4") rests, as margins by the `rule` of this
+    part (`setting`). They replace all margins of that claim, method and setting, so that no seed of an earlier run is
     counted."""
     m, how = m if isinstance(m, Margins) else Margins(m), rule(claim, setting or {})
     sign, shift = {"more": (1, -how.threshold), "less": (-1, how.threshold), "same": (1, 0)}[how.kind]
@@ -190,22 +192,22 @@ def record_claim(claim: str, m: Margins | pd.Series, *, dataset: str, scale: str
 
 # %% ../nbs/lib/22_verdicts.ipynb #aa7091c0
 def record_gate(paper: str, gate: str, values: pd.Series, *, dataset: str, scale: str):
-    "Record the differences (index: seed) by which a gate of `data/gates.csv` opens. `SettingError`: there is no such gate."
+    "Record the differences (index: seed) by which a gate of `data/gates.csv` opens. `SettingError`: no such gate."
     if (paper, gate) not in gates().index:
         known = ", ".join(gates().loc[paper].index) if paper in gates().index else "none"
         raise SettingError(f"{paper} has no gate {gate!r}; there are: {known}. Add it to data/gates.csv")
-    record_all([dict(values={"gate": v}, paper=paper, item=gate, method="gate", dataset=dataset, scale=scale, seed=s)
-                for s, v in values.items()], [k for k in KEY if k != "seed"])
+    about = dict(paper=paper, item=gate, method="gate", dataset=dataset, scale=scale)
+    record_all([dict(values={"gate": v}, seed=s, **about) for s, v in values.items()], [k for k in KEY if k != "seed"])
 
-# %% ../nbs/lib/22_verdicts.ipynb #06fc8474
-def closed(how: pd.Series, paper: str, dataset: str, scale: str, found: pd.DataFrame) -> str:
-    "Why a part was not tested, in a sentence: the first gate of its rule that is closed, by the gates on record; or nothing."
+# %% ../nbs/lib/22_verdicts.ipynb #680ff387
+def closed(how: pd.Series, found: pd.DataFrame) -> str:
+    "Why a part was not tested: the first gate of its rule that is closed by those on record (of one set and scale)."
+    paper = claims().loc[how.claim, "paper"]
     for gate in filter(None, how.gates.split("; ")):
-        about = gates().loc[(paper, gate)]
-        here = found[(found.paper == paper) & (found["item"] == gate) & (found.dataset == dataset) & (found.scale == scale)]
-        if here.empty: return f"not known whether {about.sentence}: notebook {about.notebook} measures it"
-        if here.value.mean() < about.threshold:
-            return (f"it does not hold that {about.sentence}: {about.comparison} is {here.value.mean():+.3f}, "
+        about, by = gates().loc[(paper, gate)], found[(found.paper == paper) & (found["item"] == gate)].value.mean()
+        if math.isnan(by): return f"not known whether {about.sentence}: notebook {about.notebook} measures it"
+        if by < about.threshold:
+            return (f"it does not hold that {about.sentence}: {about.comparison} is {by:+.3f}, "
                     f"and {about.threshold:+.3f} is asked")
     return ""
 
@@ -228,7 +230,7 @@ def holm(p: ArrayLike) -> np.ndarray:
 
 # %% ../nbs/lib/22_verdicts.ipynb #9e8750c4
 def seeds_for(effect: float, spread: float, power: float = 0.8) -> float:
-    """How many seeds a two-sided t-test at 5 % needs to find a true margin `effect` with probability `power`, if margins of
+    """How many seeds a two-sided t-test at 5 % needs to find a true margin `effect` with probability `power`, if the
     seeds have this `spread` (standard deviation); infinite above 1000, NaN where the spread is not known."""
     if not math.isfinite(spread): return math.nan
     return _seeds_for(round(effect / spread, 2), power) if spread > 0 else 2
@@ -242,13 +244,13 @@ def _seeds_for(ratio: float, power: float) -> float:
 
 # %% ../nbs/lib/22_verdicts.ipynb #33088e49
 def known_margins(**which) -> pd.DataFrame:
-    """The `records` of margins, with the variances that the images add as columns. Those of claims or parts that have no rule,
-    or were recorded by a rule that has changed since, are passed over, with one warning."""
+    """The `records` of margins, with the variances that the images add as columns. Those of claims or parts that have
+    no rule, or were recorded by a rule that has changed since, are passed over, with one warning."""
     found = pd.concat([records(metric=m, **which) for m in MARGIN])
     fits = found.apply(lambda row: _fits(row["item"], row.setting, row.rule), axis=1).astype(bool)
     if (gone := sorted(set(found[~fits]["item"]))):
-        warnings.warn(f"margins of {', '.join(gone)} are on record by rules that are no longer in data/rules.csv: passed over. "
-                      "Run their notebooks again")
+        warnings.warn(f"margins of {', '.join(gone)} are on record by rules that are no longer in data/rules.csv: "
+                      "passed over. Run their notebooks again")
     found, on = found[fits], [c for c in KEY if c not in ("metric", "seed")]
     wide = found[found.metric != "margin"].pivot_table(index=on, columns="metric", values="value", aggfunc="first")
     return found[found.metric == "margin"].join(wide.reindex(columns=MARGIN[1:]), on=on)
@@ -268,29 +270,30 @@ def judge_part(claim: str, found: pd.DataFrame, opened: pd.DataFrame) -> dict:
     m = Margins(found.set_index("seed").value, first.image_variance, first.residual_variance,
                 0 if pd.isna(first.n) else int(first.n))
     e = estimate(m)
-    why = closed(how, claims().loc[claim, "paper"], first.dataset, first.scale, opened)
+    why = closed(how, opened[(opened.dataset == first.dataset) & (opened["scale"] == first["scale"])])
     if not why and len(found) < how.seeds: why = f"{len(found)} of {how.seeds} seeds"
     points, p = decide(e, how)
     planned = how.effect or abs(how.threshold) or 0.01
     return {"claim": claim, **first[["dataset", "scale", "parameters", "setting"]], "reading": reading_of(setting),
-            "part": part_name(setting), "mean": e.mean, "low": e.limits()[0], "high": e.limits()[1], "seeds": len(found),
-            "images": m.images, "wanted": seeds_for(planned, m.by_seed.std()), "points": points,
+            "part": part_name(setting), "mean": e.mean, "low": e.limits()[0], "high": e.limits()[1],
+            "seeds": len(found), "images": m.images, "wanted": seeds_for(planned, m.by_seed.std()), "points": points,
             "p": math.nan if why else p, "why": why, "from": whose(found)}
 
 # %% ../nbs/lib/22_verdicts.ipynb #edc41800
 def judge_parts(found: pd.DataFrame, opened: pd.DataFrame) -> pd.DataFrame:
-    """A row for each part of each claim among `known_margins`: `alone` is decided one by one, `evidence` after Holm's correction
-    over all tested parts of the paper on that set at that scale. `opened`: the gates on record."""
+    """A row for each part of each claim among `known_margins`: `alone` is decided one by one, `evidence` after Holm's
+    correction over all tested parts of the paper on that set at that scale. `opened`: the gates on record."""
     groups = found.groupby(["item", "dataset", "scale", "parameters", "setting"], sort=False)
-    table = pd.DataFrame([judge_part(key[0], t, opened[opened.parameters == key[3]]) for key, t in groups], columns=PART)
+    parts = [judge_part(key[0], t, opened[opened.parameters == key[3]]) for key, t in groups]
+    table = pd.DataFrame(parts, columns=PART)
     family = [table.claim.map(claims().paper), table["dataset"], table["scale"], table["parameters"]]
     table["p_holm"] = table.groupby(family, sort=False).p.transform(holm)
     for column, p in (("alone", table.p), ("evidence", table.p_holm)):
         table[column] = np.where(table.why != "", "not tested", np.where(p < 0.05, table.points, "unclear"))
     return table
 
-PART = ["claim", "dataset", "scale", "parameters", "setting", "reading", "part", "mean", "low", "high", "seeds", "images", "wanted",
-        "points", "p", "why", "from"]
+PART = ["claim", "dataset", "scale", "parameters", "setting", "reading", "part", "mean", "low", "high", "seeds",
+        "images", "wanted", "points", "p", "why", "from"]
 
 # %% ../nbs/lib/22_verdicts.ipynb #29471037
 def missing_parts(claim: str, reading: str, names: list[str]) -> list[str]:
@@ -312,12 +315,13 @@ def _margin(p) -> str:
 
 # %% ../nbs/lib/22_verdicts.ipynb #a05f44d4
 def judge_claim(claim: str, parts: pd.DataFrame) -> dict:
-    "Margin, seeds wanted, evidence and verdict of one reading of a claim from its judged parts on one set at one scale."
+    "Margin, seeds wanted, evidence and verdict of one reading of a claim from its parts on one set at one scale."
     missing = missing_parts(claim, parts.reading.iloc[0], parts.part.tolist())
     absent = f"; not there: {', '.join(missing)}" if missing else ""
     alone, points = (_whole([*parts[c], *["unclear"] * len(missing)]) for c in ("alone", "evidence"))
     why = "; ".join(dict.fromkeys(filter(None, parts.why)))
-    return {"margin": _told(parts, _margin) + absent, "seeds wanted": _told(parts, lambda p: f"{p.wanted:.0f}".replace("inf", "> 1000")),
+    wanted = _told(parts, lambda p: f"{p.wanted:.0f}").replace("inf", "> 1000").replace("nan", "?")
+    return {"margin": _told(parts, _margin) + absent, "seeds wanted": wanted,
             "alone": alone, "evidence": points, "verdict": verdict(points, parts["scale"].iloc[0]), "why": why,
             "from": " and ".join(sorted(set(" and ".join(parts["from"]).split(" and ")), reverse=True))}
 
@@ -340,7 +344,8 @@ def verdicts(names: list[str], dataset: str | None = None, scale: str | None = N
     return table.drop(columns=list(named)).set_index("claim")
 
 # %% ../nbs/lib/22_verdicts.ipynb #090bbf34
-_SAID = {"for": "the numbers speak for it", "against": "the numbers speak against it", "unclear": "the numbers leave it open"}
+_SAID = {"for": "the numbers speak for it", "against": "the numbers speak against it",
+         "unclear": "the numbers leave it open"}
 
 def sentence(row: pd.Series) -> str:
     "One row of `verdicts` in plain words (Markdown)."

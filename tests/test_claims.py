@@ -65,7 +65,8 @@ def test_every_gate_that_a_rule_names_is_there_and_is_named():
 
 def committed_rules(commit):
     "The rules as they were at a commit; None where there is no such commit here."
-    found = subprocess.run(["git", "-C", ROOT, "show", f"{commit}:data/rules.csv"], capture_output=True, encoding="utf-8")
+    show = ["git", "-C", ROOT, "show", f"{commit}:data/rules.csv"]
+    found = subprocess.run(show, capture_output=True, encoding="utf-8")
     return found.stdout.splitlines() if found.returncode == 0 else None
 
 
@@ -188,9 +189,9 @@ def test_intervals_over_seeds_and_images_hold_what_they_promise():
 
 
 def test_a_pair_of_seeds_counts_once():
-    "Mean distance of six networks: the jackknife's interval holds the truth, the one that gives a pair to both does not."
+    "The jackknife's interval of a mean distance holds the truth; one that gives a pair to both of its seeds does not."
     rng, held, n = np.random.default_rng(0), np.zeros(2), 5
-    true = 2 * math.gamma((n + 1) / 2) / math.gamma(n / 2)  # mean length of a difference of two normal points in n dimensions
+    true = 2 * math.gamma((n + 1) / 2) / math.gamma(n / 2)  # of two normal points in n dimensions
     for _ in range(400):
         x = rng.normal(size=(6, n))
         d = np.linalg.norm(x[:, None] - x, axis=2)
