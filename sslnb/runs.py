@@ -192,8 +192,8 @@ class Run:
 
 # %% ../nbs/lib/14_runs.ipynb #af3419b0
 class Found(dict):
-    """Results by name; `by`: the commit, versions and device that computed them; `answers`, where they are known: the name
-    of a test set, and which of its images were answered rightly. Both are kept by `|` and `only`."""
+    """Results by name; `by`: the commit, versions and device that computed them; `answers`, where they are known: the
+    name of a test set, and which of its images were answered rightly. Both are kept by `|` and `only`."""
     def __init__(self, values: Mapping | Iterable = (), by: dict | None = None,
                  answers: tuple[str, np.ndarray] | None = None):
         super().__init__(values)

@@ -29,19 +29,18 @@ def check_10_2(answer) -> str | None:
     if answer == 10: return None
     if answer == 8: return "That is the normal approximation, (1.96 + 0.84)² = 7.8; Student's t needs a few more."
     if answer < 10:
-        return ("Then a true margin of one spread is found in less than 80 % of the cases: try report.detectable on "
-                "so many values of spread 1.")
-    return "Fewer are enough: find the least n for which report.detectable of n values with spread 1 is at most 1."
+        return "A true margin of one spread is then found in less than 80 % of the cases: ask verdicts.seeds_for(1, 1)."
+    return "Fewer are enough: ask verdicts.seeds_for for an effect of one spread."
 
 # %% ../../nbs/course/10_claims.ipynb #3562de3a
 def check_10_3(answer) -> str | None:
-    'a dict such as {"sign": 1, "tolerance": 0.0}'
-    sign, tolerance = answer["sign"], answer["tolerance"]
-    if sign != -1: return "A large loss speaks against the claim: the margin must fall as the difference grows."
-    if tolerance == 2: return "Accuracies are fractions here: a point is 0.01."
-    if tolerance == -0.02: return "At a loss of exactly nothing the margin has to be above zero."
-    if not math.isclose(tolerance, 0.02):
-        return "The margin, sign · difference + tolerance, is zero where exactly two points are lost."
+    'a dict such as {"kind": "more", "threshold": 0.0}'
+    kind, threshold = answer["kind"], answer["threshold"]
+    if kind != "less": return "A large loss speaks against the claim: the margin must fall as the difference grows."
+    if threshold == 2: return "Accuracies are fractions here: a point is 0.01."
+    if threshold == -0.02: return "At a loss of nothing the margin, threshold − difference, has to be above zero."
+    if not math.isclose(threshold, 0.02):
+        return "The margin, threshold − difference, is zero where exactly two points are lost."
 
 # %% ../../nbs/course/10_claims.ipynb #6d5e4621
 def check_10_4(answer) -> str | None:
