@@ -18,7 +18,7 @@ from click.testing import CliRunner
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from PIL import Image
 
-from sslnb import report
+from sslnb import report, verdicts
 from sslnb.core import to_json
 from sslnb.data import DataError
 from sslnb.runs import CorruptFile, Run
@@ -568,7 +568,7 @@ def test_another_language_and_another_encoding_change_nothing(tmp_path):
 
 
 def test_what_a_notebook_says_of_itself_is_so():
-    claims, found = report.claims(), notebook.notebooks()
+    claims, found = verdicts.claims(), notebook.notebooks()
     assert {c for nb in found for c in nb.about.claims} == set(claims.index)
     for nb in found:
         cells = {c["id"]: "".join(c["source"]) for c in json.loads(nb.path.read_text("utf-8"))["cells"]}

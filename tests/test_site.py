@@ -181,14 +181,14 @@ def test_tables_set_ours_beside_the_papers(soup):
 def test_every_number_of_ours_leads_to_its_origin(soup):
     buttons = soup.select("button.number")
     about = {p["id"]: p for p in soup.select("[popover]")}
-    assert len(buttons) == len(about) == 20 and {b["popovertarget"] for b in buttons} == set(about)
+    assert len(buttons) == len(about) == 22 and {b["popovertarget"] for b in buttons} == set(about)
     one = next(p for p in about.values() if "Fine-tuned SimCLR, 1%" in p.get_text() and "gpu" in p.get_text())
     told = " ".join(one.get_text(" ").split())
     for part in ("0 0.651 1 0.653 2 0.655", "test images 2000", "epochs 60", "CPU", "torch", "commit"):
         assert part in told, part
     margin = next(p for p in about.values() if p["aria-label"].startswith("R1, cifar10, gpu"))
     told = " ".join(margin.get_text(" ").split())
-    for part in ("largest batch - smallest batch", "least seeds 3", "at 80 % power"): assert part in told, part
+    for part in ("largest batch - smallest batch", "least seeds 3", "for the effect of interest (80 %)"): assert part in told, part
 
 
 class Balanced(HTMLParser):
@@ -275,14 +275,14 @@ def test_filters(opened):
     everything = shown(page, "tr.row")
     assert (everything == page.locator("tr.row").count() == 41
             and page.locator("[name=count]").inner_text() == "41 of 41 verdicts shown")
-    assert (chosen(verdict="reproduced") == 1
-            and shown(page, "#verdicts tbody.one") == 1 == shown(page, "#verdicts .group"))
-    assert chosen(verdict="against") == 2 and chosen(verdict="not run") == 35
+    assert (chosen(verdict="reproduced") == 2 == shown(page, "#verdicts tbody.one")
+            and shown(page, "#verdicts .group") == 1 == chosen(verdict="not tested"))
+    assert chosen(verdict="against") == 2 and chosen(verdict="not run") == 33
     assert chosen(verdict="", paper="deepcluster") == 5 and shown(page, "figure") == 1 and shown(page, "div.table") == 1
-    assert chosen(paper="", dataset="cifar10") == 4 and shown(page, "figure") == 1
+    assert chosen(paper="", dataset="cifar10") == 6 and shown(page, "figure") == 1
     assert (not page.get_by_text("ours: shapes, quick").is_visible()
             and page.get_by_text("ours: cifar10, gpu").is_visible())
-    assert chosen(scale="gpu") == 3 and not page.get_by_text("ours: cifar10, quick").first.is_visible()
+    assert chosen(scale="gpu") == 5 and not page.get_by_text("ours: cifar10, quick").first.is_visible()
     assert chosen(text="pretraining steps") == 1
     assert page.evaluate("location.hash") == "#dataset=cifar10&scale=gpu&text=pretraining+steps"
     page.reload()
