@@ -299,7 +299,7 @@ class SimCLIC(SimSiam):
         return loss
 
     def perturb(self, z: Tensor, u: Tensor, index: Tensor) -> Tensor:
-        "g(z) of the images at `index`, with uniform random numbers `u`: all N×out."
+        "q(z) of the images at `index`, with uniform random numbers `u`: all N×out."
         if self.perturbation == "dropout": return z * (u >= self.drop_rate)
         if self.perturbation == "noise": return z + self.epsilon * F.normalize(u * z.sign())
         before = self.memory[index]
