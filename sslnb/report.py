@@ -489,20 +489,22 @@ def _only(table, where) -> pd.Series:
     return table.value
 
 # %% ../nbs/lib/21_report.ipynb #6e11e002
+_NO_VERDICT = {"toy": "the scale is a small one", "other data": "the images are not the paper's"}
+
 def paper_and_ours(tables: dict[str, pd.DataFrame]) -> tuple[pd.DataFrame, str]:
-    """Tables of `compare`, by name, below one another: without the rows that were not run, without a Δ or verdict that
-    no row has. And a sentence: how many rows there are, which were not run, why there is no verdict."""
+    """Tables of `compare`, by name, below one another: without rows that were not run and columns that say nothing. And
+    a sentence with what is left out: how many rows and which, whose ours are, why there is no verdict."""
     whole = pd.concat(tables).droplevel(1)
     ran, rest = whole[whole.verdict != "not run"], whole[whole.verdict == "not run"]
-    whys = {"toy": "the scale is a small one", "other data": "the images are not the paper's"}
-    judged = not set(ran.verdict) <= set(whys)
-    why = " and ".join(whys[v] for v in sorted(set(ran.verdict))) if not judged else ""
-    absent = [f"{name}, {row}: {', '.join(part.column)}" for (name, row), part in
+    told = [f"{len(ran)} of {len(whole)} numbers of the paper's have one of ours beside them."]
+    mute = ["Δ"] * (not any(ran["Δ"]))
+    if ran["from"].nunique() == 1: mute, told = [*mute, "from"], [*told, f"All of ours are {ran['from'].iloc[0]}."]
+    if set(ran.verdict) <= set(_NO_VERDICT):
+        why = " and ".join(_NO_VERDICT[v] for v in sorted(set(ran.verdict)))
+        mute, told = [*mute, "verdict"], told + [f"No verdict: {why}."] * bool(why)
+    absent = [f"{name}, {row} ({'; '.join(part.column)})" for (name, row), part in
               rest.groupby([rest.index, "row"], sort=False)]
-    told = (f"{len(ran)} of {len(whole)} numbers of the paper's have one of ours beside them."
-            + f" No verdict: {why}." * bool(why) + f" Not run ({len(rest)}): {'; '.join(absent)}." * bool(absent))
-    return ran.drop(columns=([] if judged else ["verdict"]) + (["Δ"] if not any(ran["Δ"]) else [])), told
-
+    return ran.drop(columns=mute), " ".join(told + [f"Not run ({len(rest)}): {'; '.join(absent)}."] * bool(absent))
 
 # %% ../nbs/lib/21_report.ipynb #6e11a006
 OF_A_MACHINE = ("seconds", "images_per_second", "peak_memory")
