@@ -498,7 +498,7 @@ def paper_and_ours(tables: dict[str, pd.DataFrame]) -> tuple[pd.DataFrame, str]:
     ran, rest = whole[whole.verdict != "not run"], whole[whole.verdict == "not run"]
     told = [f"{len(ran)} of {len(whole)} numbers of the paper's have one of ours beside them."]
     mute = ["Δ"] * (not any(ran["Δ"]))
-    if ran["from"].nunique() == 1: mute, told = [*mute, "from"], [*told, f"All of ours are {ran['from'].iloc[0]}."]
+    if ran["from"].nunique() == 1: mute, told = [*mute, "from"], [*told, f"Source of all: {ran['from'].iloc[0]}."]
     if set(ran.verdict) <= set(_NO_VERDICT):
         why = " and ".join(_NO_VERDICT[v] for v in sorted(set(ran.verdict)))
         mute, told = [*mute, "verdict"], told + [f"No verdict: {why}."] * bool(why)
