@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['RATES', 'raw_pixels', 'Probe', 'hold_out', 'linear_probe', 'knn', 'metrics', 'Result', 'score', 'check_classes',
-           'evaluate', 'evaluate_run', 'evaluate_pixels', 'linear_tuning', 'tune_run', 'tuned_classifier',
+           'evaluate', 'answered', 'evaluate_run', 'evaluate_pixels', 'linear_tuning', 'tune_run', 'tuned_classifier',
            'logistic_score', 'error_rate', 'logistic_encoder', 'logistic_run', 'logistic_pixels', 'cluster_accuracy',
            'cluster_run', 'cluster_pixels', 'few_labels', 'fine_tuning', 'fine_tune', 'tuning', 'evaluate_classifier',
            'evaluate_classifier_run']
@@ -223,6 +223,11 @@ def _result(fns, key: dict, compute: Callable[[], Result]) -> Result:
     found = cached(fns, key, lambda: compute()._asdict())
     right = np.array(found["predicted"]) == key["test"].labels.cpu().numpy()
     return Result(Found(found["metrics"], found.by, (key["test"].fingerprint, right)), found["predicted"])
+
+def answered(predicted: Any, test: Images) -> Found:
+    "`top1` of the classes (M) that the images of `test` were given, and which of them are right (`Found.answers`)."
+    right = (torch.as_tensor(predicted).cpu() == test.labels.cpu()).numpy()
+    return Found({"top1": float(right.mean())}, answers=(test.fingerprint, right))
 
 def _on(test: Images, found: Found) -> Found:
     "The same, with the name of the test set that its answers belong to."

@@ -6,7 +6,7 @@
 __all__ = ['KEY', 'TRAINED', 'EVALUATED', 'COLUMNS', 'MARGIN', 'SEEDS', 'UNITS', 'TOY_SCALES', 'GRADES', 'FULL', 'OF_A_MACHINE',
            'begin_run', 'begun', 'record', 'record_all', 'answers_of', 'read_records', 'records', 'expand_settings',
            'interval', 'paired_interval', 'evidence', 'verdict', 'told', 'compared', 'mean_sd', 'reach', 'margins',
-           'whose', 'reported', 'number_verdict', 'compare', 'against_published', 'agreement']
+           'whose', 'reported', 'number_verdict', 'compare', 'paper_and_ours', 'against_published', 'agreement']
 
 # %% ../nbs/lib/21_report.ipynb #77083954
 import csv, functools, json, math, shutil, warnings
@@ -351,17 +351,19 @@ def compare(paper: str, item: str, scale: str, tolerance: float = 0.02, *,
             instead: dict[str, str] | None = None,
             **where) -> pd.DataFrame:
     """Table `item` of `paper` as: paper | ours mean ± sd (n seeds), and whose they are | Δ | verdict, a row for each
-    number that is reported. Ours has all entries of the paper's setting, and perhaps more, among which `where` chooses.
-    `instead`: the data set that stands in for one of the paper's; then there is no verdict. `SettingError`: two of our
-    records for one seed."""
-    ours, rows = records(paper=paper, item=item, scale=scale, **where), []
-    for r in reported(paper, item).itertuples():
+    number that is reported. Ours has all entries of the paper's setting, and perhaps more, among which `where` chooses;
+    a `metric` chooses among the paper's, too. `instead`: the data set that stands in for one of the paper's; then there
+    is no verdict. `SettingError`: two of our records for one seed."""
+    ours, theirs, rows = records(paper=paper, item=item, scale=scale, **where), reported(paper, item), []
+    if "metric" in where: theirs = theirs[theirs.metric == where["metric"]]
+    for r in theirs.itertuples():
         same = (dict(dataset=(instead or {}).get(r.dataset, r.dataset), method=r.method, metric=r.metric)
                 | json.loads(r.setting))
         v = _only(ours, same)
         row = {"row": r.row, "column": r.column, "paper": r.value, "ours": "", "from": "", "Δ": "",
                "verdict": "not run"}
-        if len(v): row |= {"ours": f"{v.mean():.3f} ± {v.std():.3f} ({len(v)})", "Δ": f"{v.mean() - r.value:+.3f}",
+        sd = f" ± {v.std():.3f}" if len(v) > 1 else ""
+        if len(v): row |= {"ours": f"{v.mean():.3f}{sd} ({len(v)})", "Δ": f"{v.mean() - r.value:+.3f}",
                            "verdict": number_verdict(r.value, v, tolerance, scale), "from": whose(ours.loc[v.index])}
         if len(v) and same["dataset"] != r.dataset: row |= {"Δ": "", "verdict": "other data"}
         rows.append(row)
@@ -376,6 +378,24 @@ def _only(table, where) -> pd.Series:
     if table.seed.duplicated().any():
         raise SettingError(f"several records of one seed fit {where}: say which, by a column")
     return table.value
+
+# %% ../nbs/lib/21_report.ipynb #6e11e002
+_NO_VERDICT = {"toy": "the scale is a small one", "other data": "the images are not the paper's"}
+
+def paper_and_ours(tables: dict[str, pd.DataFrame]) -> tuple[pd.DataFrame, str]:
+    """Tables of `compare`, by name, below one another: without rows that were not run and columns that say nothing. And
+    a sentence with what is left out: how many rows and which, whose ours are, why there is no verdict."""
+    whole = pd.concat(tables).droplevel(1)
+    ran, rest = whole[whole.verdict != "not run"], whole[whole.verdict == "not run"]
+    told = [f"{len(ran)} of {len(whole)} numbers of the paper's have one of ours beside them."]
+    mute = ["Δ"] * (not any(ran["Δ"]))
+    if ran["from"].nunique() == 1: mute, told = [*mute, "from"], [*told, f"Source of all: {ran['from'].iloc[0]}."]
+    if set(ran.verdict) <= set(_NO_VERDICT):
+        why = " and ".join(_NO_VERDICT[v] for v in sorted(set(ran.verdict)))
+        mute, told = [*mute, "verdict"], told + [f"No verdict: {why}."] * bool(why)
+    absent = [f"{name}, {row} ({'; '.join(part.column)})" for (name, row), part in
+              rest.groupby([rest.index, "row"], sort=False)]
+    return ran.drop(columns=mute), " ".join(told + [f"Not run ({len(rest)}): {'; '.join(absent)}."] * bool(absent))
 
 # %% ../nbs/lib/21_report.ipynb #6e11a006
 OF_A_MACHINE = ("seconds", "images_per_second", "peak_memory")

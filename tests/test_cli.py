@@ -18,7 +18,7 @@ from click.testing import CliRunner
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from PIL import Image
 
-from sslnb import report, verdicts
+from sslnb import verdicts
 from sslnb.core import to_json
 from sslnb.data import DataError
 from sslnb.runs import CorruptFile, Run

@@ -188,7 +188,8 @@ def test_every_number_of_ours_leads_to_its_origin(soup):
         assert part in told, part
     margin = next(p for p in about.values() if p["aria-label"].startswith("R1, cifar10, gpu"))
     told = " ".join(margin.get_text(" ").split())
-    for part in ("largest batch - smallest batch", "least seeds 3", "for the effect of interest (80 %)"): assert part in told, part
+    for part in ("largest batch - smallest batch", "least seeds 3", "for the effect of interest (80 %)"):
+        assert part in told, part
 
 
 class Balanced(HTMLParser):

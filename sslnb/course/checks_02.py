@@ -55,8 +55,8 @@ def check_02_2(answer) -> str | None:
 
 # %% ../../nbs/course/02_semi.ipynb #a39ca35c
 def check_02_3(answer) -> str | None:
-    """a dict: `rates`, {learning rate: accuracy on held-out *training* images} of fine-tuned SimCLR; `rate`, the one
-    chosen by it; `simclr` and `supervised`, each {seed: top-1 on the test images}, both tuned, at the largest
+    """a dict: `rates`, {learning rate: mean accuracy on held-out *training* images} of fine-tuned SimCLR; `rate`, the
+    one chosen by it; `simclr` and `supervised`, each {seed: top-1 on the test images}, both tuned, at the middle
     fraction; `margin`, the (mean, low, high) of `report.interval` of SimCLR − supervised; its `evidence`, "for",
     "against" or "unclear" """
     lacks = missing_hint(answer, "rates", "rate", "simclr", "supervised", "margin", "evidence")

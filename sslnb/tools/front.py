@@ -23,8 +23,9 @@ def places() -> list[tuple[str, str]]:
 # %% ../../nbs/tools/06_front.ipynb #7a0c0007
 PROBED = {"raw pixels": "raw pixels", "untrained": "untrained encoder", "rotnet": "RotNet", "simclr": "SimCLR",
           "supce": "supervised"}
-TUNED = {"simclr": "SimCLR, fine-tuned", "rotnet": "RotNet, fine-tuned", "supce": "supervised, as published",
-         "supce corrected": "supervised, tuned"}
+_STARTS = {"simclr": "fine-tuned SimCLR", "rotnet": "fine-tuned RotNet", "supce": "supervised"}
+TUNED = {f"{m}{how}": f"{text}, {word}" for how, word in (("", "as published"), (" corrected", "tuned"))
+         for m, text in _STARTS.items()}
 
 def probed(dataset: str, scale: str) -> dict[str, pd.Series]:
     "Accuracies of a linear probe, a value for each seed, by what the features are of."
@@ -45,7 +46,8 @@ def tuned(dataset: str, scale: str) -> dict[str, pd.Series]:
     if table.empty: return {}
     last = table[(table.final == True) & (table.fraction == table.fraction.max())]  # noqa: E712
     labels = int(last.labels.iloc[0])
-    return {f"{labels:,} labels: {text}": last[last.method == m].value for m, text in TUNED.items()}
+    return {f"{labels:,} labels: {text}": last[last.method == m].value for m, text in TUNED.items()
+            if m in set(last.method)}
 
 # %% ../../nbs/tools/06_front.ipynb #7a0c0009
 def accuracies() -> str:
