@@ -58,12 +58,25 @@ def test_a_result_belongs_to_the_code_that_computes_it(run, sets, monkeypatch):
     ("logistic_score", lambda run, train, test: evaluate.logistic_run(run, 2, train, test, test, Cs=(1.0,))),
     ("logistic_score", lambda run, train, test: evaluate.logistic_pixels(train, test, test, Cs=(1.0,)))])
 def test_so_do_the_other_evaluations(name, call, run, sets, monkeypatch):
-    def replaced(*args, **settings): return {"replaced": 1.0}
+    def replaced(*args, **settings): return runs.Found({"replaced": 1.0})
     first = call(run, *sets)
     monkeypatch.setattr(evaluate, name, replaced)
     assert call(run, *sets) == {"replaced": 1.0}
     monkeypatch.undo()
     assert call(run, *sets) == first
+
+
+@pytest.mark.parametrize("metric, call", [
+    ("top1", lambda run, train, test: evaluate.evaluate_run(run, 2, train, test, **quick).metrics),
+    ("top1", lambda run, train, test: evaluate.evaluate_pixels(train, test, **quick).metrics),
+    ("hungarian", lambda run, train, test: evaluate.cluster_run(run, 2, train, test, 8, starts=1)),
+    ("top1", lambda run, train, test: evaluate.logistic_run(run, 2, train, test, test, Cs=(1.0,)))])
+def test_the_answer_to_each_image_comes_back_from_the_store(metric, call, run, sets):
+    for found in (call(run, *sets), call(run, *sets)):
+        images, right = found.answers
+        assert images == sets[1].fingerprint and right.dtype == bool and len(right) == len(sets[1])
+        assert right.mean() == pytest.approx(found[metric], abs=1e-6)
+        assert (found.only() | {"x": 1}).answers is found.answers
 
 
 def test_features_belong_to_the_code_that_reads_them(run, sets, monkeypatch):

@@ -199,7 +199,7 @@ def test_what_is_drawn_is_as_it_would_be_drawn_now(monkeypatch):
 def test_every_name_on_the_way_to_a_verdict_is_there():
     way = (ROOT / "README.md").read_text("utf-8").split("## From `load` to a verdict")[1].split("```")[1]
     named = re.findall(r"^ *(\w+)\.(\w+)\(", way, re.MULTILINE)
-    assert len(named) == 9
+    assert len(named) == 11
     for module, name in named:
         module = importlib.import_module(f"sslnb.{module}")
         assert hasattr(module, name) or hasattr(module.Study, name), name
