@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['true_float32', 'check_count', 'cross_entropy', 'fgsm', 'fgsm_normalized', 'noise', 'pgd', 'pgd_rising', 'dlr', 'apgd',
-           'square', 'ensemble', 'images_at_once', 'AttackResult', 'under_attack', 'attack_curve', 'curve_rows']
+           'square_attack', 'ensemble', 'images_at_once', 'AttackResult', 'under_attack', 'attack_curve', 'curve_rows']
 
 # %% ../nbs/lib/18_attacks.ipynb #b342c1d3
 import math
@@ -388,7 +388,7 @@ def _square(model, x, y, radius, drawn, queries):
 
 # %% ../nbs/lib/18_attacks.ipynb #square
 @version(1)
-def square(model: nn.Module, x: Tensor, y: Tensor, eps: float | Sequence[float], queries: int = 5000,
+def square_attack(model: nn.Module, x: Tensor, y: Tensor, eps: float | Sequence[float], queries: int = 5000,
            generator: torch.Generator | None = None) -> Tensor:
     """Square (Andriushchenko et al. 2020): random search with `queries` questions to `model`, no gradient. Images and
     shapes as in `pgd`. `SettingError` for bad input."""

@@ -11,7 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from sslnb import attacks, data
 from sslnb.attacks import (apgd, attack_curve, dlr, ensemble, fgsm, fgsm_normalized, images_at_once, noise, pgd,
-                           pgd_rising, square, under_attack)
+                           pgd_rising, square_attack, under_attack)
 from sslnb.augment import to_float
 from sslnb.behaviour import behaviour_of
 from sslnb.core import SettingError, rng
@@ -112,7 +112,7 @@ def test_apgd_leaves_what_torchattacks_leaves(net, x, y, loss, options):
 
 def test_square_leaves_what_torchattacks_leaves(net, x, y):
     eps, queries = 2 / 255, 200
-    ours, theirs, clean = both_left(net, x, y, square(net, x, y, eps, queries, rng(0)),
+    ours, theirs, clean = both_left(net, x, y, square_attack(net, x, y, eps, queries, rng(0)),
                                     torchattacks.Square(net, eps=eps, n_queries=queries, seed=0))
     assert ours == pytest.approx(theirs, abs=0.04) and ours < clean - 0.1  # chance has a larger part in it
 
@@ -175,7 +175,7 @@ def test_a_rising_curve_is_pgds_and_cannot_rise(net, test_set):
 def test_the_ensemble_is_the_worst_case(net, x, y):
     found = ensemble(net, x, y, 0.5 / 255, steps=10, queries=30, generator=rng(0))
     alone = [apgd(net, x, y, 0.5 / 255, 10, generator=rng(0)), apgd(net, x, y, 0.5 / 255, 10, dlr, rng(0)),
-             square(net, x, y, 0.5 / 255, 30, rng(0))]
+             square_attack(net, x, y, 0.5 / 255, 30, rng(0))]
     assert right(net, found, y) <= min(right(net, one, y) for one in alone) + 0.008  # starts differ: one image
 
 
@@ -187,7 +187,7 @@ def test_a_masked_gradient_does_not_stop_the_ensemble(net, x, y):
     assert right(net, ensemble(Loud(), *few, steps=20, queries=10, generator=rng(0)), y[:48]) < 0.05
 
 
-@pytest.mark.parametrize("attack", [lambda *a: apgd(*a, steps=3), lambda *a: square(*a, queries=5),
+@pytest.mark.parametrize("attack", [lambda *a: apgd(*a, steps=3), lambda *a: square_attack(*a, queries=5),
                                     lambda *a: ensemble(*a, steps=2, queries=3)], ids=["apgd", "square", "ensemble"])
 def test_new_attacks_stay_inside_and_leave_what_is_wrong(net, x, y, attack):
     x, y, wrong = x[:32], y[:32], (net(x).argmax(1) != y)[:32]
@@ -214,7 +214,7 @@ class Spy(nn.Module):
     lambda net, s, x, y: pgd(net, x, y, 0.1, 0.1, 2, restarts=2, stop_early=True),
     lambda net, s, x, y: fgsm_normalized(net, x, y, 0.1, torch.ones(3)),
     lambda net, s, x, y: pgd_rising(net, x, y, [0.1], 0.1, 2), lambda net, s, x, y: apgd(net, x, y, 0.1, 2),
-    lambda net, s, x, y: square(net, x, y, 0.1, 2), lambda net, s, x, y: ensemble(net, x, y, 0.1, 2, 2),
+    lambda net, s, x, y: square_attack(net, x, y, 0.1, 2), lambda net, s, x, y: ensemble(net, x, y, 0.1, 2, 2),
     lambda net, s, x, y: under_attack(net, s, [0.1], fgsm)],
     ids=["fgsm", "pgd", "normalized", "rising", "apgd", "square", "ensemble", "under_attack"])
 def test_true_float32_whatever_the_caller_has_set(net, test_set, x, y, call):
@@ -293,7 +293,7 @@ STEPS = dict(alpha=0.5 / 255, steps=2)
 
 @pytest.mark.parametrize("attack, options", [
     (pgd, STEPS), (pgd, STEPS | dict(restarts=3)), (pgd, STEPS | dict(stop_early=True)), (pgd_rising, STEPS),
-    (apgd, dict(steps=3)), (square, dict(queries=10)), (ensemble, dict(steps=2, queries=5))])
+    (apgd, dict(steps=3)), (square_attack, dict(queries=10)), (ensemble, dict(steps=2, queries=5))])
 def test_random_starts_do_not_depend_on_the_parts(net, test_set, attack, options):
     "One generator goes through all parts; an image's numbers are drawn together."
     def curve(batch_size):
@@ -331,7 +331,7 @@ def test_a_replaced_attack_is_not_answered_from_the_store(net, test_set, monkeyp
     assert strong() != found
 
 
-ATTACKS = (apgd, ensemble, fgsm, fgsm_normalized, noise, pgd, pgd_rising, square, under_attack)
+ATTACKS = (apgd, ensemble, fgsm, fgsm_normalized, noise, pgd, pgd_rising, square_attack, under_attack)
 
 
 def test_what_is_stored_names_its_versions():
@@ -409,7 +409,8 @@ nan = float("nan")
 ])
 @pytest.mark.parametrize("attack", [fgsm, lambda *a: pgd(*a, alpha=0.01, steps=2),
                                     lambda *a: fgsm_normalized(*a, torch.ones(3)), lambda *a: apgd(*a, steps=2),
-                                    lambda *a: square(*a, queries=2), lambda *a: ensemble(*a, steps=2, queries=2)],
+                                    lambda *a: square_attack(*a, queries=2),
+                                    lambda *a: ensemble(*a, steps=2, queries=2)],
                          ids=["fgsm", "pgd", "normalized", "apgd", "square", "ensemble"])
 def test_bad_input_is_named(net, x, y, attack, change, message):
     good = {"model": net, "x": x[:8].clone().index_fill_(2, torch.tensor([0]), 0).index_fill_(3, torch.tensor([9]), 1),
@@ -446,7 +447,7 @@ def test_a_setting_that_makes_no_attack_is_named(net, x, y, change, message):
 
 @pytest.mark.parametrize("attack, message", [
     (lambda *a: apgd(*a, 0.1, steps=0), "steps = 0: must be at least 1"),
-    (lambda *a: square(*a, 0.1, queries=0), "queries = 0: must be at least 1"),
+    (lambda *a: square_attack(*a, 0.1, queries=0), "queries = 0: must be at least 1"),
     (lambda *a: ensemble(*a, 0.1, queries=1.5), "queries = 1.5: must be at least 1, and a whole"),
     (lambda *a: ensemble(*a, 0.1, steps=-1), "steps = -1: must be at least 1"),
     (lambda *a: pgd_rising(*a, 0.1, 0.1, 2), "eps = 0.1: must be a rising list"),

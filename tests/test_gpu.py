@@ -222,7 +222,7 @@ def test_attacks(gpu, where):
                               stop_early=True),
                   attacks.pgd_rising(model, x, y, [0.05, 0.1], 0.02, 2, generator=rng("pgd", device=where)),
                   attacks.apgd(model, x, y, [0.05, 0.1], 2, attacks.dlr, rng("apgd", device=where)),
-                  attacks.square(model, x, y, 0.1, 5, rng("square", device=where)),
+                  attacks.square_attack(model, x, y, 0.1, 5, rng("square", device=where)),
                   attacks.ensemble(model, x, y, [0.05, 0.1], 2, 3, rng("ensemble", device=where))):
         assert found.is_cuda and found.isfinite().all()
 
