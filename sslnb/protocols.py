@@ -82,7 +82,7 @@ ROTNET = scales_of(
     quick=dict(seeds=[0, 1, 2], batch_sizes=[32, 128], batch_size=128, steps=100, probe_at=[20, 40], encoder="small",
                smaller_encoder="tiny", projector=[256, 128], rotnet_lr=0.05, probe_images=2000, test_images=1500,
                labelled_images=1000, fractions=[0.01, 0.1, 0.5], epochs=[60, 30, 20], baseline_epochs=[120, 60, 40],
-               tuned_rates=[0.0125, 0.05, 0.2], attack_images=1000, task_images=250, strong_images=500, queries=200),
+               tuned_rates=[0.0125, 0.05, 0.2], attack_images=1000, task_images=250, strong_images=200, queries=200),
     gpu=dict(seeds=[0, 1, 2], batch_sizes=[128, 512], batch_size=128, steps=1000, probe_at=[100, 200, 400, 700],
              encoder="resnet50", smaller_encoder="resnet18", projector=[2048, 2048], rotnet_lr=0.01,
              probe_images=50_000, test_images=10_000, labelled_images=50_000, fractions=[0.01, 0.1, 0.5],
