@@ -229,12 +229,12 @@ def pgd_rising(model: nn.Module, x: Tensor, y: Tensor, eps: Sequence[float], alp
     gets right. With one step of `alpha` = `eps` and no random start: FGSM. Arguments, shapes, errors as `pgd`."""
     with frozen(model), true_float32(x.device):
         _check(model, x, y)
-        radii, alpha = _radii(eps, x), _numbers("alpha", alpha, x)
-        _check_steps(radii, alpha, steps, random_start, 1)
+        radii, sizes = _radii(eps, x), _numbers("alpha", alpha, x)
+        _check_steps(radii, sizes, steps, random_start, 1)
         if radii.ndim == 0 or (radii.diff(dim=0) < 0).any(): raise SettingError(f"eps = {eps}: must be a rising list")
         direction = _directions(x, 1, generator)[:, 0] if random_start else torch.zeros_like(x)
         at, found, left = x.clone(), [], torch.arange(len(x), device=x.device)
-        for radius, size in zip(radii.flatten(), alpha.flatten().expand(len(radii))):
+        for radius, size in zip(radii.flatten(), sizes.flatten().expand(len(radii))):
             left = left[_right(model, at[left], y[left])] if len(left) else left
             if radius > 0 and len(left):
                 r, a = (v.expand(len(left), 1, 1, 1) for v in (radius, size))
