@@ -66,6 +66,7 @@ class RotNetSettings(Settings):
     attack_images: int
     task_images: int
     strong_images: int
+    queries: int
     eps_max: float
     eps_points: int
     pgd_steps: int
@@ -76,21 +77,24 @@ ROTNET = scales_of(
     smoke=dict(seeds=[0, 1], batch_sizes=[16, 32], batch_size=32, steps=5, probe_at=[2], encoder="tiny",
                smaller_encoder="tiny", projector=[32, 16], rotnet_lr=0.05, probe_images=200, test_images=100,
                labelled_images=200, fractions=[0.05, 0.1, 0.5], epochs=[4, 2, 1], baseline_epochs=[8, 4, 2],
-               tuned_rates=[0.0125, 0.05], attack_images=20, task_images=10, strong_images=20, eps_points=4),
+               tuned_rates=[0.0125, 0.05], attack_images=20, task_images=10, strong_images=20, queries=10,
+               eps_points=4),
     quick=dict(seeds=[0, 1, 2], batch_sizes=[32, 128], batch_size=128, steps=100, probe_at=[20, 40], encoder="small",
                smaller_encoder="tiny", projector=[256, 128], rotnet_lr=0.05, probe_images=2000, test_images=1500,
                labelled_images=1000, fractions=[0.01, 0.1, 0.5], epochs=[60, 30, 20], baseline_epochs=[120, 60, 40],
-               tuned_rates=[0.0125, 0.05, 0.2, 0.8], attack_images=100, task_images=100, strong_images=500),
+               tuned_rates=[0.0125, 0.05, 0.2, 0.8], attack_images=1000, task_images=250, strong_images=200,
+               queries=200),
     gpu=dict(seeds=[0, 1, 2], batch_sizes=[128, 512], batch_size=128, steps=1000, probe_at=[100, 200, 400, 700],
              encoder="resnet50", smaller_encoder="resnet18", projector=[2048, 2048], rotnet_lr=0.01,
              probe_images=50_000, test_images=10_000, labelled_images=50_000, fractions=[0.01, 0.1, 0.5],
              epochs=[60, 30, 20], baseline_epochs=[200, 100, 40], tuned_rates=[0.0125, 0.05, 0.2, 0.8],
-             attack_images=1000, task_images=500, strong_images=500),
+             attack_images=2000, task_images=500, strong_images=500, queries=5000),
     paper=dict(seeds=[0, 1, 2, 3, 4], batch_sizes=[32, 64, 128, 256, 512], batch_size=128, steps=5000,
                probe_at=[500, 1000, 2000, 3000, 4000], encoder="resnet50", smaller_encoder="resnet18",
                projector=[2048, 2048], rotnet_lr=0.01, probe_images=50_000, test_images=10_000, labelled_images=50_000,
                fractions=[0.01, 0.1, 0.5], epochs=[60, 30, 20], baseline_epochs=[500, 500, 500],
-               tuned_rates=[0.0125, 0.05, 0.2, 0.8], attack_images=10_000, task_images=2500, strong_images=500))
+               tuned_rates=[0.0125, 0.05, 0.2, 0.8], attack_images=10_000, task_images=2500, strong_images=1000,
+               queries=5000))
 TRANSFER = ROTNET | {"paper": replace(ROTNET["paper"], batch_sizes=[32, 64, 128, 256])}  # §4.4's
 
 # %% ../nbs/lib/20_protocols.ipynb #pretraining

@@ -10,12 +10,12 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from sslnb import attacks, data
-from sslnb.attacks import fgsm, fgsm_normalized, images_at_once, noise, pgd, under_attack
+from sslnb.attacks import (apgd, attack_curve, dlr, ensemble, fgsm, fgsm_normalized, images_at_once, noise, pgd,
+                           pgd_rising, square_attack, under_attack)
 from sslnb.augment import to_float
 from sslnb.behaviour import behaviour_of
 from sslnb.core import SettingError, rng
 from sslnb.models import encoder, frozen
-from sslnb.runs import cached
 
 with warnings.catch_warnings():  # an import that scipy has moved
     warnings.filterwarnings("ignore", message="Please import `gaussian_filter`", category=DeprecationWarning)
@@ -96,6 +96,36 @@ def test_random_starts_leave_the_accuracy_that_torchattacks_leaves(net, x, y):
     assert sum(ours) / 3 == pytest.approx(sum(theirs) / 3, abs=0.005) and 0.1 < sum(ours) / 3 < 0.9
 
 
+def both_left(net, x, y, ours, theirs):
+    "What two attacks leave, and what is left without."
+    torch.manual_seed(0)
+    return right(net, ours, y), right(net, theirs(x, y), y), right(net, x, y)
+
+
+@pytest.mark.parametrize("loss, options", [("ce", {}), ("dlr", dict(loss=dlr))])
+def test_apgd_leaves_what_torchattacks_leaves(net, x, y, loss, options):
+    eps, steps = 0.5 / 255, 20
+    ours, theirs, clean = both_left(net, x, y, apgd(net, x, y, eps, steps, generator=rng(0), **options),
+                                    torchattacks.APGD(net, eps=eps, steps=steps, loss=loss, seed=0))
+    assert ours == pytest.approx(theirs, abs=0.016) and ours < clean - 0.1  # two of the 128 images
+
+
+def test_square_leaves_what_torchattacks_leaves(net, x, y):
+    eps, queries = 2 / 255, 200
+    ours, theirs, clean = both_left(net, x, y, square_attack(net, x, y, eps, queries, rng(0)),
+                                    torchattacks.Square(net, eps=eps, n_queries=queries, seed=0))
+    assert ours == pytest.approx(theirs, abs=0.04) and ours < clean - 0.1  # chance has a larger part in it
+
+
+@pytest.mark.slow
+def test_the_ensemble_leaves_what_autoattack_leaves(net, x, y):
+    "Theirs has FAB and targeted losses, too."
+    x, y, eps = x[:40], y[:40], 0.5 / 255
+    ours, theirs, clean = both_left(net, x, y, ensemble(net, x, y, eps, queries=500, generator=rng(0)),
+                                    torchattacks.AutoAttack(net, eps=eps, seed=0))
+    assert theirs <= ours + 1e-6 and ours <= theirs + 0.026 and ours < clean - 0.1  # at most one image more
+
+
 # -- determinism, restarts, early stop ---------------------------------------------------------------------------------
 
 def test_a_generator_decides_everything(net, x, y):
@@ -124,6 +154,49 @@ def test_a_callers_autocast_and_no_grad_change_nothing(net, x, y):
         assert torch.equal(pgd(net, x[:32], y[:32], 2 / 255, 1 / 255, 2, generator=rng(0)), plain)
 
 
+def test_what_is_the_same_image_gets_the_same_answer(net, test_set):
+    "It is asked once."
+    def repeated(model, x, y, eps): return torch.stack([x, x, noise(x, 0.2, rng(0)), noise(x, 0.2, rng(0)), x])
+    few = test_set[:20]
+    found, direct = under_attack(net, few, [0.0] * 5, repeated), to_float(few.pixels)
+    for row, images in zip((0, 1, 2, 3, 4), repeated(net, direct, None, None)):
+        torch.testing.assert_close(found.confidence[row], net(images).softmax(1).amax(1).detach())
+        assert torch.equal(found.predicted[row], net(images).argmax(1))
+
+
+def test_a_rising_curve_is_pgds_and_cannot_rise(net, test_set):
+    eps, options = [0.0, 0.25 / 255, 0.5 / 255, 1 / 255], dict(alpha=0.2 / 255, steps=4)
+    rising, alone = (under_attack(net, test_set, eps, a, generator=rng(0), **options, **more).correct
+                     for a, more in ((pgd_rising, {}), (pgd, dict(stop_early=True))))
+    assert (rising[1:] <= rising[:-1]).all()
+    torch.testing.assert_close(rising.float().mean(1), alone.float().mean(1), atol=0.02, rtol=0)
+
+
+def test_the_ensemble_is_the_worst_case(net, x, y):
+    found = ensemble(net, x, y, 0.5 / 255, steps=10, queries=30, generator=rng(0))
+    alone = [apgd(net, x, y, 0.5 / 255, 10, generator=rng(0)), apgd(net, x, y, 0.5 / 255, 10, dlr, rng(0)),
+             square_attack(net, x, y, 0.5 / 255, 30, rng(0))]
+    assert right(net, found, y) <= min(right(net, one, y) for one in alone) + 0.008  # starts differ: one image
+
+
+def test_a_masked_gradient_does_not_stop_the_ensemble(net, x, y):
+    class Loud(nn.Module):
+        def forward(self, x): return 1e5 * net(x)
+    few = x[:48], y[:48], 2 / 255
+    assert right(net, pgd(Loud(), *few, 0.5 / 255, 10, generator=rng(0)), y[:48]) > 0.2
+    assert right(net, ensemble(Loud(), *few, steps=20, queries=10, generator=rng(0)), y[:48]) < 0.05
+
+
+@pytest.mark.parametrize("attack", [lambda *a: apgd(*a, steps=3), lambda *a: square_attack(*a, queries=5),
+                                    lambda *a: ensemble(*a, steps=2, queries=3)], ids=["apgd", "square", "ensemble"])
+def test_new_attacks_stay_inside_and_leave_what_is_wrong(net, x, y, attack):
+    x, y, wrong = x[:32], y[:32], (net(x).argmax(1) != y)[:32]
+    found = attack(net, x, y, EPS)
+    assert found.shape == (3, *x.shape) and torch.equal(found[0], x) and (found[:, wrong] == x[wrong]).all()
+    assert ((found - x).abs().amax((1, 2, 3, 4)) <= torch.tensor(EPS) + 1e-6).all()
+    assert found.min() >= 0 and found.max() <= 1 and attack(net, x, y, 0.1).shape == x.shape
+
+
 class Spy(nn.Module):
     "A network that notes under which settings it is called."
     def __init__(self, net): super().__init__(); self.net, self.seen = net, set()
@@ -140,8 +213,10 @@ class Spy(nn.Module):
     lambda net, s, x, y: fgsm(net, x, y, 0.1),
     lambda net, s, x, y: pgd(net, x, y, 0.1, 0.1, 2, restarts=2, stop_early=True),
     lambda net, s, x, y: fgsm_normalized(net, x, y, 0.1, torch.ones(3)),
+    lambda net, s, x, y: pgd_rising(net, x, y, [0.1], 0.1, 2), lambda net, s, x, y: apgd(net, x, y, 0.1, 2),
+    lambda net, s, x, y: square_attack(net, x, y, 0.1, 2), lambda net, s, x, y: ensemble(net, x, y, 0.1, 2, 2),
     lambda net, s, x, y: under_attack(net, s, [0.1], fgsm)],
-    ids=["fgsm", "pgd", "normalized", "under_attack"])
+    ids=["fgsm", "pgd", "normalized", "rising", "apgd", "square", "ensemble", "under_attack"])
 def test_true_float32_whatever_the_caller_has_set(net, test_set, x, y, call):
     "Convolutions, too, which on a GPU are TF32 by default."
     matmul, conv, spy = torch.backends.cuda.matmul, torch.backends.cudnn.conv, Spy(net).eval()
@@ -176,8 +251,10 @@ def state(net):
 
 @pytest.mark.parametrize("attack", [
     lambda *a: fgsm(*a, EPS), lambda *a: pgd(*a, EPS, 0.01, 2, restarts=2, stop_early=True),
-    lambda *a: fgsm_normalized(*a, EPS, torch.ones(3)), lambda net, x, y: fgsm(net, x, y + 5, EPS),
-    lambda net, x, y: fgsm(net, x[:, :1], y, EPS)], ids=["fgsm", "pgd", "normalized", "bad labels", "bad channels"])
+    lambda *a: fgsm_normalized(*a, EPS, torch.ones(3)), lambda *a: pgd_rising(*a, EPS, 0.01, 2),
+    lambda *a: ensemble(*a, EPS, 2, 2), lambda net, x, y: fgsm(net, x, y + 5, EPS),
+    lambda net, x, y: fgsm(net, x[:, :1], y, EPS)],
+    ids=["fgsm", "pgd", "normalized", "rising", "ensemble", "bad labels", "bad channels"])
 def test_modes_flags_buffers_and_gradients_come_back(net, x, y, attack):
     net.zero_grad()
     net.train()[0].stages[1].eval()
@@ -211,26 +288,25 @@ def test_the_verdict_is_that_of_the_model_in_evaluation_mode(net, test_set, x):
     torch.testing.assert_close(found.confidence[0], expected.values.detach())
 
 
-@pytest.mark.parametrize("options", [dict(), dict(restarts=3), dict(stop_early=True)])
-def test_random_starts_do_not_depend_on_the_parts(net, test_set, options):
-    "One generator goes through all parts; an image's starts are drawn together."
+STEPS = dict(alpha=0.5 / 255, steps=2)
+
+
+@pytest.mark.parametrize("attack, options", [
+    (pgd, STEPS), (pgd, STEPS | dict(restarts=3)), (pgd, STEPS | dict(stop_early=True)), (pgd_rising, STEPS),
+    (apgd, dict(steps=3)), (square_attack, dict(queries=10)), (ensemble, dict(steps=2, queries=5))])
+def test_random_starts_do_not_depend_on_the_parts(net, test_set, attack, options):
+    "One generator goes through all parts; an image's numbers are drawn together."
     def curve(batch_size):
-        options_ = dict(alpha=0.5 / 255, steps=2, generator=rng("parts")) | options
-        return under_attack(net, test_set[:60], [0.5 / 255, 1 / 255], pgd, batch_size, **options_)
+        options_ = options | dict(generator=rng("parts"))  # a new one
+        return under_attack(net, test_set[:60], [0.5 / 255, 1 / 255], attack, batch_size, **options_)
     whole, parts = curve(1000), curve(14)
     assert (whole.predicted == parts.predicted).float().mean() > 0.99
     torch.testing.assert_close(whole.confidence, parts.confidence, atol=0.02, rtol=0)
 
 
-def kept_curve(net, images, eps, attack, **options):
-    "As in notebook 04."
-    return cached((under_attack, attack), dict(model=net, images=images, eps=eps, options=options),
-                  lambda: {"top1": under_attack(net, images, eps, attack, **options).accuracy().tolist()})
-
-
 def test_a_kept_curve_belongs_to_all_of_its_arguments(net, test_set, tmp_path):
     def curve(net=net, images=test_set[:8], eps=(0, 0.01), attack=pgd, seed=0, **options):
-        kept_curve(net, images, list(eps), attack, **dict(alpha=0.01, steps=1, generator=rng(seed)) | options)
+        attack_curve(net, images, list(eps), attack, **dict(alpha=0.01, steps=1, generator=rng(seed)) | options)
         return len(list((tmp_path / "runs" / "results").iterdir()))
     assert curve() == curve() == 1
     other = nn.Sequential(net[0], nn.Linear(net[0].dim, 10))
@@ -242,7 +318,10 @@ def test_a_kept_curve_belongs_to_all_of_its_arguments(net, test_set, tmp_path):
 
 
 def test_a_replaced_attack_is_not_answered_from_the_store(net, test_set, monkeypatch):
-    def strong(): return kept_curve(net, test_set[:8], [0.5], attacks.pgd, alpha=0.1, steps=5, generator=rng(0))["top1"]
+    def strong():
+        found = attack_curve(net, test_set[:8], [0.5], attacks.pgd, alpha=0.1, steps=5, generator=rng(0))
+        return found["confidence"].tolist()
+
     def nothing(model, x, y, eps, **options): return x.expand(len(eps), *x.shape)
     found = strong()
     monkeypatch.setattr(attacks, "pgd", nothing)
@@ -252,9 +331,11 @@ def test_a_replaced_attack_is_not_answered_from_the_store(net, test_set, monkeyp
     assert strong() != found
 
 
+ATTACKS = (apgd, ensemble, fgsm, fgsm_normalized, noise, pgd, pgd_rising, square_attack, under_attack)
+
+
 def test_what_is_stored_names_its_versions():
-    assert {f"attacks.{what.__name__}" for what in (fgsm, fgsm_normalized, noise, pgd, under_attack)} == {
-        *behaviour_of(fgsm, fgsm_normalized, noise, pgd, under_attack)}
+    assert {f"attacks.{what.__name__}" for what in ATTACKS} == {*behaviour_of(*ATTACKS)}
 
 
 def plain_net(): return nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16 * 30 * 30, 10))
@@ -327,7 +408,10 @@ nan = float("nan")
     (dict(model=lambda net: nn.Sequential(net, Broken())), "the model gives NaN or infinity"),
 ])
 @pytest.mark.parametrize("attack", [fgsm, lambda *a: pgd(*a, alpha=0.01, steps=2),
-                                    lambda *a: fgsm_normalized(*a, torch.ones(3))], ids=["fgsm", "pgd", "normalized"])
+                                    lambda *a: fgsm_normalized(*a, torch.ones(3)), lambda *a: apgd(*a, steps=2),
+                                    lambda *a: square_attack(*a, queries=2),
+                                    lambda *a: ensemble(*a, steps=2, queries=2)],
+                         ids=["fgsm", "pgd", "normalized", "apgd", "square", "ensemble"])
 def test_bad_input_is_named(net, x, y, attack, change, message):
     good = {"model": net, "x": x[:8].clone().index_fill_(2, torch.tensor([0]), 0).index_fill_(3, torch.tensor([9]), 1),
             "y": y[:8], "eps": 0.1}
@@ -359,6 +443,26 @@ class Broken(nn.Module):
 def test_a_setting_that_makes_no_attack_is_named(net, x, y, change, message):
     with pytest.raises(SettingError, match=message):
         pgd(net, x[:8], y[:8], **dict(eps=EPS, alpha=0.1, steps=2) | change)
+
+
+@pytest.mark.parametrize("attack, message", [
+    (lambda *a: apgd(*a, 0.1, steps=0), "steps = 0: must be at least 1"),
+    (lambda *a: square_attack(*a, 0.1, queries=0), "queries = 0: must be at least 1"),
+    (lambda *a: ensemble(*a, 0.1, queries=1.5), "queries = 1.5: must be at least 1, and a whole"),
+    (lambda *a: ensemble(*a, 0.1, steps=-1), "steps = -1: must be at least 1"),
+    (lambda *a: pgd_rising(*a, 0.1, 0.1, 2), "eps = 0.1: must be a rising list"),
+    (lambda *a: pgd_rising(*a, [0.1, 0.05], 0.1, 2), r"eps = \[0.1, 0.05\]: must be a rising list"),
+    (lambda *a: pgd_rising(*a, [0.1, 0.2], [0.1, 0.2, 0.3], 2), "alpha has 3 values for 2 of eps"),
+    (lambda net, x, y: apgd(two_classes(), x, y * 0, 0.1, 2, dlr), "2 classes: the DLR loss compares three")])
+def test_settings_of_the_new_attacks_are_named(net, x, y, attack, message):
+    with pytest.raises(SettingError, match=message): attack(net, x[:8], y[:8])
+
+
+def two_classes():
+    "A network of two classes that calls everything class 0."
+    net = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 2))
+    with torch.no_grad(): net[1].bias.copy_(torch.tensor([100.0, 0]))
+    return net
 
 
 def test_one_sigma_per_channel(net, x, y):

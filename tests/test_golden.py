@@ -264,6 +264,18 @@ def attacked():
     return [*found.accuracy(), *summary(found.confidence), *(n for m in moved for n in summary(m))]
 
 
+@case(attacks.pgd_rising, attacks.apgd, attacks.square_attack, attacks.ensemble)
+def attacked_without_a_step_size():
+    some, net = images(8), classifier()
+    x, y = some.pixels / 255, net(some.pixels / 255).argmax(1)  # it is right, so there is something to do
+    moved = [attacks.pgd_rising(net, x, y, [0.0, 0.002], 0.001, 2, generator=rng("rising")),
+             attacks.apgd(net, x, y, [0.0, 0.002], 6, generator=rng("apgd")),
+             attacks.apgd(net, x, y, 0.002, 6, attacks.dlr, rng("apgd")),
+             attacks.square_attack(net, x, y, 0.002, 20, rng("square")),
+             attacks.ensemble(net, x, y, 0.002, 4, 10, rng("ensemble"))]
+    return [n for m in moved for n in summary(m)]
+
+
 @case(geometry.distances, geometry.geodesic, geometry.progress, geometry.inpca)
 def ways():
     probs, y = normal(5, 20, 3).softmax(2), torch.arange(20) % 3

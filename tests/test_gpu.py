@@ -219,7 +219,11 @@ def test_attacks(gpu, where):
     for found in (attacks.fgsm(model, x, y, 0.1), attacks.fgsm_normalized(model, x, y, 0.1, torch.ones(3)),
                   attacks.noise(x, 0.1, rng("noise", device=where)),
                   attacks.pgd(model, x, y, [0.05, 0.1], 0.02, 2, restarts=2, generator=rng("pgd", device=where),
-                              stop_early=True)):
+                              stop_early=True),
+                  attacks.pgd_rising(model, x, y, [0.05, 0.1], 0.02, 2, generator=rng("pgd", device=where)),
+                  attacks.apgd(model, x, y, [0.05, 0.1], 2, attacks.dlr, rng("apgd", device=where)),
+                  attacks.square_attack(model, x, y, 0.1, 5, rng("square", device=where)),
+                  attacks.ensemble(model, x, y, [0.05, 0.1], 2, 3, rng("ensemble", device=where))):
         assert found.is_cuda and found.isfinite().all()
 
 

@@ -19,7 +19,8 @@ from .exercises import entries_hint, seeds_hint
 
 # %% ../../nbs/course/04_attacks.ipynb #37a2dd65
 # what changes between neighbouring rows
-RUNGS = ("range of ε", "FGSM to PGD", "models", "PGD to FGSM", "classes", "units and images")
+RUNGS = ("smaller ε", "epochs", "pretrained rival", "frozen", "classes", "labels", "training images", "clamping",
+         "units", "range of ε")
 
 # %% ../../nbs/course/04_attacks.ipynb #203a892b
 def _changes(values):
@@ -31,11 +32,12 @@ def _changes(values):
 def check_04_1(answer) -> str | None:
     """`dict(margins=margins, largest=…, marks=[…])`: the notebook's `margins`; the change between neighbouring rows
     that moves the mean of "accuracy" most; all changes at which its mark (▶ ● ◀) becomes another. From the top the
-    changes are called "range of ε", "FGSM to PGD", "models", "PGD to FGSM", "classes", "units and images"."""
+    changes are called "smaller ε", "epochs", "pretrained rival", "frozen", "classes", "labels", "training images",
+    "clamping", "units", "range of ε"."""
     if hint := entries_hint(answer, "margins", "largest", "marks"): return hint
     rows = list(answer["margins"].values())
-    if len(rows) != 7 or any("accuracy" not in r for r in rows):
-        return "`margins` is the dict of seven rows behind the last figure."
+    if len(rows) != len(RUNGS) + 1 or any("accuracy" not in r for r in rows):
+        return f"`margins` is the dict of {len(RUNGS) + 1} rows behind the figure of the walk."
     if {answer["largest"], *answer["marks"]} - {*RUNGS}: return f"The changes are called {', '.join(RUNGS)}."
     moved, other = _changes([r["accuracy"] for r in rows])
     if answer["largest"] != RUNGS[int(np.argmax(moved))]:
