@@ -500,18 +500,21 @@ def under_attack(model: nn.Module, images: Images, eps: Sequence[float], attack:
 # %% ../nbs/lib/18_attacks.ipynb #kept
 def attack_curve(model: nn.Module, images: Images, eps: Sequence[float], attack: Callable, **options) -> Found:
     """`under_attack`, remembered by all arguments and the attack's behaviour: `correct`, bool, and `confidence`, both
-    E×N. Errors: those of `under_attack`."""
+    E×N; `answers`: the images' name and `correct`. Errors: those of `under_attack`."""
     def compute():
         found = under_attack(model, images, eps, attack, **options)
         return {"correct": found.correct, "confidence": found.confidence}
     about = dict(model=model, images=images, eps=eps, options=options)
-    return cached_tensors((under_attack, attack), about, compute)
+    found = cached_tensors((under_attack, attack), about, compute)
+    return Found(found, found.by, (images.fingerprint, found["correct"].numpy()))
 
 # %% ../nbs/lib/18_attacks.ipynb #kept-rows
 def curve_rows(curve: Found, eps: Sequence[float], *, setting: dict, **where) -> list[dict]:
     """For each ε of an `attack_curve` the arguments of a record (`report.record_all`): accuracy and mean confidence,
     with `eps` in the `setting`."""
-    means = {"top1": curve["correct"].float().mean(1), "confidence": curve["confidence"].mean(1)}
-    return [dict(values=Found({name: mean[i].item() for name, mean in means.items()}, curve.by),
-                 setting=setting | {"eps": round(e, 6)}, n=curve["correct"].shape[1], **where)
+    if not curve.answers: raise SettingError("curve: must be what attack_curve gives, with its answers")
+    images, right = curve.answers
+    sure = curve["confidence"].mean(1).tolist()
+    return [dict(values=Found({"top1": float(right[i].mean()), "confidence": sure[i]}, curve.by, (images, right[i])),
+                 setting=setting | {"eps": round(e, 6)}, n=right.shape[1], **where)
             for i, e in enumerate(eps)]
