@@ -231,17 +231,17 @@ def _replaced(theirs: pd.DataFrame, yours: pd.DataFrame) -> np.ndarray:
 # %% ../nbs/lib/21_report.ipynb #3873d7f8
 def records(every: bool = False, **where) -> pd.DataFrame:
     """The records, yours and the published ones that you have not measured again (column `source`), of runs with this
-    run's parameters (`begun`), or of `every` run, whose columns equal `where`. The entries of `setting` are columns of
-    their own."""
+    run's parameters (`begun`), or of `every` run, whose columns equal `where` (or one of a tuple). The entries of
+    `setting` are columns of their own."""
     yours, theirs = _all_of(reports(), "yours"), _all_of(published(), "published")
     table = pd.concat([yours, theirs[~_replaced(theirs, yours)]], ignore_index=True) if len(theirs) else yours
     if not every: table = table[table["parameters"] == begun()]
-    where = made_public(where)
+    where = {k: v if isinstance(v, tuple) else (made_public(v),) for k, v in where.items()}
     # first, since JSON takes long to read
-    for column in where.keys() & set(table.columns): table = table[table[column] == where[column]]
+    for column in where.keys() & set(table.columns): table = table[table[column].isin(where[column])]
     table = expand_settings(table)
-    for column, value in where.items():
-        table = table[table[column] == value] if column in table else table.iloc[:0]
+    for column in where.keys() - set(KEY):
+        table = table[table[column].isin(where[column])] if column in table else table.iloc[:0]
     return table
 
 # %% ../nbs/lib/21_report.ipynb #5991a517

@@ -247,7 +247,7 @@ def _seeds_for(ratio: float, power: float) -> float:
 def known_margins(**which) -> pd.DataFrame:
     """The `records` of margins, with the variances that the images add as columns. Those of claims or parts that have
     no rule, or were recorded by a rule that has changed since, are passed over, with one warning."""
-    found = pd.concat([records(metric=m, **which) for m in MARGIN])
+    found = records(metric=MARGIN, **which)
     fits = found.apply(lambda row: _fits(row["item"], row.setting, row.rule), axis=1).astype(bool)
     if (gone := sorted(set(found[~fits]["item"]))):
         warnings.warn(f"margins of {', '.join(gone)} are on record by rules that are no longer in data/rules.csv: "
