@@ -36,8 +36,10 @@ def give(claim, reading, margins, scale="gpu", parts=None, seeds=(0, 1, 2)):
         verdicts.record_claim(claim, difference, dataset="made-up", scale=scale, method="x", setting=setting)
 
 
-def open_gates(scale="gpu", by=1.0):
+def open_gates(scale="gpu", by=1.0, of=None):
+    needed = {g for gates in RULES[RULES.claim == of].gates for g in gates.split("; ")} if of else set(GATES.index.levels[1])
     for paper, gate in GATES.index:
+        if gate not in needed: continue
         verdicts.record_gate(paper, gate, pd.Series([by, by]), dataset="made-up", scale=scale)
 
 
@@ -84,7 +86,7 @@ def test_each_rule_stands_as_it_was_fixed():
 
 @pytest.mark.parametrize("claim, reading", NEEDED)
 def test_every_claim_can_be_reproduced_refuted_and_left_open(claim, reading):
-    open_gates()
+    open_gates(of=claim)
     give(claim, reading, UP)
     assert judged(claim, reading).verdict == "reproduced"
     give(claim, reading, DOWN)
@@ -92,7 +94,7 @@ def test_every_claim_can_be_reproduced_refuted_and_left_open(claim, reading):
     give(claim, reading, OPEN)
     assert judged(claim, reading).verdict == "inconclusive"
     give(claim, reading, UP, scale="quick")
-    open_gates("quick")
+    open_gates("quick", of=claim)
     assert tuple(judged(claim, reading, "quick")[["evidence", "verdict"]]) == ("for", "toy")
 
 
