@@ -75,6 +75,7 @@ def verdict_counts() -> str:
              *((g.evidence == e).sum() for e in ("for", "unclear", "against", "not tested")),
              ", ".join(f"{v} {n}" for v, n in g.verdict.value_counts().items())]
             for (paper, dataset, scale), g in table.groupby(["paper", "dataset", "scale"], sort=False)]
+    if not rows: return "No margins are published yet: run the notebooks."
     return _table(["paper", "set, scale", "claims", "for", "unclear", "against", "not tested", "verdicts"], rows)
 
 # %% ../../nbs/tools/06_front.ipynb #7a0c0012
