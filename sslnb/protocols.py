@@ -350,7 +350,7 @@ SIMCLIC = scales_of(
                encoder="tiny", heads=[256, 256, 64], lr=0.2, taus=[0.1, 0.3, 0.6], drop_rates=[0.1, 0.25, 0.4],
                epsilons=[0.1, 1.0, 10.0], probe_images=1500, test_images=1500, rates=[0.03, 0.3],
                decays=[0.0, 1e-3], tune_steps=120, others=[]),
-    gpu=dict(seeds=[0, 1, 2], sweep_seeds=1, images=50_000, batch_size=128, epochs=[10, 20], batches=[32, 128],
+    gpu=dict(seeds=[0, 1, 2], sweep_seeds=3, images=50_000, batch_size=128, epochs=[10, 20], batches=[32, 128],
              encoder="resnet18", heads=[2048, 2048, 512], lr=0.05, taus=[0.1, 0.3, 0.6],
              drop_rates=[0.1, 0.25, 0.4], epsilons=[0.1, 1.0, 10.0], probe_images=50_000, test_images=10_000,
              rates=[0.001, 0.01, 0.1], decays=[0.0, 1e-6, 1e-3], tune_steps=1000, others=[]),

@@ -86,10 +86,11 @@ def _rows(values, *, paper, item, method, dataset, scale, seed=0, setting=None, 
 _answers: dict[tuple, tuple[str, np.ndarray]] = {}  # of this process's records: the test set, which images were right
 
 def _remember(rows, images, right):
+    added = {"top1": right, "hungarian": right, "error": ~right}
     for row in rows:
-        if row["metric"] in ("top1", "hungarian"): _answers[tuple(row[c] for c in KEY)] = images, right
-        if row["metric"] == "error" and math.isclose(row["value"], 1 - right.mean(), abs_tol=1e-5):
-            _answers[tuple(row[c] for c in KEY)] = images, ~right
+        each = added.get(row["metric"])
+        if each is not None and math.isclose(row["value"], each.mean(), abs_tol=1e-5):  # else they are another's
+            _answers[tuple(row[c] for c in KEY)] = images, each
 
 def answers_of(table: pd.DataFrame) -> list[tuple[str, np.ndarray] | None]:
     """For each record of a table, if this process wrote it and knows: a name of its test set, and what each of those
@@ -225,7 +226,7 @@ def _replaced(theirs: pd.DataFrame, yours: pd.DataFrame) -> np.ndarray:
     def among(columns, of):
         return pd.MultiIndex.from_frame(theirs[columns]).isin(pd.MultiIndex.from_frame(yours.loc[of(yours), columns]))
     margin = theirs.metric.isin(MARGIN).to_numpy()
-    return np.where(margin, among([*_ITEM, "method", "setting"], lambda t: t.metric.isin(MARGIN)),
+    return np.where(margin, among([*_ITEM, "setting"], lambda t: t.metric.isin(MARGIN)),
                     among(_ITEM, lambda t: ~t.metric.isin(MARGIN)))
 
 # %% ../nbs/lib/21_report.ipynb #3873d7f8

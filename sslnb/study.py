@@ -192,7 +192,8 @@ class Study:
         names = table.index + (" (" + table.reading + ")").where(table.index.duplicated(keep=False), "")
         by = {e: ", ".join(names[table.evidence == e]) or "none" for e in ("for", "against", "unclear", "not tested")}
         self.say(f"Evidence for the claim: {by['for']}. Against it: {by['against']}. Unclear: {by['unclear']}. "
-                 f"Not tested: {by['not tested']}. Seeds: {len(self.settings.seeds)}, scale `{self.scale}`.")
+                 f"Not tested: {by['not tested']}. Seeds: {len(self.settings.seeds)}, scale `{self.scale}`. "
+                 "Corrected for all claims of the paper that are on record on this set so far.")
         return table
 
     def figure(self, fig: plt.Figure, name: str, caption: str):

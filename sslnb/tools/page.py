@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import numpy as np
 import pandas as pd
 from jinja2 import Environment, PackageLoader
 
@@ -95,15 +96,15 @@ def claim_rows() -> list[dict]:
     where there are none."""
     margins = verdicts.known_margins(every=True)
     parts = verdicts.judge_parts(margins, report.records(every=True, metric="gate"))
+    found = verdicts.judge_claims(parts)
     return [{"id": c.Index, "paper": c.paper, "where": c.where, "text": c.text,
-             "rows": _rows(c.Index, parts[parts.claim == c.Index], margins[margins["item"] == c.Index])}
-            for c in verdicts.claims().itertuples()]
+             "rows": _rows(found[found.claim == c.Index], parts[parts.claim == c.Index],
+                           margins[margins["item"] == c.Index])} for c in verdicts.claims().itertuples()]
 
 # %% ../../nbs/tools/04_page.ipynb #ffbd71ae
-def _rows(claim: str, parts: pd.DataFrame, margins: pd.DataFrame) -> list[dict]:
-    if parts.empty: return [{"verdict": "not run", "parts": []}]
-    rows = [_row(claim, some, margins, *of)
-            for of, some in parts.groupby(["dataset", "scale", "parameters", "reading"])]
+def _rows(found: pd.DataFrame, parts: pd.DataFrame, margins: pd.DataFrame) -> list[dict]:
+    if found.empty: return [{"verdict": "not run", "parts": []}]
+    rows = [_row(row, parts, margins) for row in found.to_dict("records")]
     widest = max((abs(x) for r in rows for p in r["parts"] for x in p["limits"] if math.isfinite(x)), default=0) or 1
     for part in (p for r in rows for p in r["parts"]):
         mean, low, high = part["limits"]
@@ -111,13 +112,15 @@ def _rows(claim: str, parts: pd.DataFrame, margins: pd.DataFrame) -> list[dict]:
     return rows
 
 # %% ../../nbs/tools/04_page.ipynb #1a539420
-def _row(claim: str, parts: pd.DataFrame, margins: pd.DataFrame, dataset: str, scale: str, own: str,
-         reading: str) -> dict:
-    title = ", ".join(filter(None, [claim, name(dataset), scale, own_words(own), reading]))
-    here = margins[(margins.dataset == dataset) & (margins["scale"] == scale) & (margins["parameters"] == own)]
-    return {"dataset": dataset, "scale": scale, "own": own_words(own), "reading": reading,
-            **verdicts.judge_claim(claim, parts),
-            "parts": [_margin(title, part, here[here.setting == part.setting]) for part in parts.itertuples()]}
+def _row(row: dict, parts: pd.DataFrame, margins: pd.DataFrame) -> dict:
+    "A row of `verdicts.judge_claims` with its parts, and what each was made from."
+    own = own_words(row["parameters"])
+    title = ", ".join(filter(None, [row["claim"], name(row["dataset"]), row["scale"], own, row["reading"]]))
+    def here(table, *columns): return table[np.all([table[c] == row[c] for c in columns], axis=0)]
+    place = ("dataset", "scale", "parameters")
+    some, from_ = here(parts, *place, "reading"), here(margins, *place)
+    return row | {"own": own, "parts": [_margin(title, part, from_[from_.setting == part.setting])
+                                        for part in some.itertuples()]}
 
 # %% ../../nbs/tools/04_page.ipynb #89e6d8e1
 def _margin(title: str, part: Any, found: pd.DataFrame) -> dict:
@@ -127,13 +130,13 @@ def _margin(title: str, part: Any, found: pd.DataFrame) -> dict:
     behind = origin(found, f"{title}: {label}" if label else title)
     behind["about"] = _rule(part.claim, setting) | _told(part) | behind["about"]
     return {"name": label, "mean": signed(part.mean), "interval": f"[{signed(part.low)}, {signed(part.high)}]",
-            "limits": (part.mean, part.low, part.high), "points": part.evidence, "origin": behind}
+            "limits": (part.mean, part.low, part.high), "points": part.alone, "origin": behind}
 
 def _told(part: Any) -> dict[str, str]:
     "How a part was decided."
     images = f"seeds and {part.images} test images" if part.images else "seeds alone"
     planned = f"{part.wanted:.0f} seeds for the effect of interest (80 %)"
-    return {"interval over": images, "decided alone": part.alone, "after Holm's correction": part.evidence,
+    return {"interval over": images, "decided alone": part.alone, "p": f"{part.p:.2g}",
             "planned": planned.replace("inf", "more than 1000"), **({"not tested": part.why} if part.why else {})}
 
 # %% ../../nbs/tools/04_page.ipynb #16d1ebbc
