@@ -6,7 +6,8 @@
 __all__ = ['KEY', 'TRAINED', 'EVALUATED', 'COLUMNS', 'MARGIN', 'SEEDS', 'UNITS', 'TOY_SCALES', 'GRADES', 'FULL', 'OF_A_MACHINE',
            'begin_run', 'begun', 'record', 'record_all', 'answers_of', 'read_records', 'records', 'expand_settings',
            'interval', 'paired_interval', 'evidence', 'verdict', 'told', 'compared', 'mean_sd', 'reach', 'margins',
-           'whose', 'reported', 'number_verdict', 'compare', 'paper_and_ours', 'against_published', 'agreement']
+           'picks', 'whose', 'reported', 'number_verdict', 'compare', 'paper_and_ours', 'against_published',
+           'agreement']
 
 # %% ../nbs/lib/21_report.ipynb #77083954
 import csv, functools, json, math, shutil, warnings
@@ -37,7 +38,9 @@ UNITS = {"seconds": "s", **dict.fromkeys(["gate", *MARGIN], "difference"),
          **dict.fromkeys(["empty", "effective"], "clusters"), "procrustes": "rms distance from the centre",
          "progress": "0 to 1", "flatness_rise": "nats", "flatness_recalibrated": "nats", "flatness_eigenvalue": "nats",
          "flatness_trace": "nats", "C": "1 / penalty", "deviation": "1/√D", "rank": "directions",
-         "images_per_second": "images/s", "peak_memory": "MB"}
+         "images_per_second": "images/s", "peak_memory": "MB",
+         "alignment": "squared distance", "uniformity": "nats", "alpha_req": "exponent",
+         **dict.fromkeys(["rankme", "lidar"], "directions")}
 
 _begun = ""
 
@@ -320,6 +323,16 @@ def margins(a: pd.DataFrame, b: pd.DataFrame, on: Sequence[str] = ("seed",)) -> 
     "Differences of the values of two tables of records, paired by the columns `on` and averaged to one per seed."
     both = a.merge(b, on=list(on), suffixes=("_a", "_b"))
     return (both.value_a - both.value_b).groupby(both.seed).mean()
+
+# %% ../nbs/lib/21_report.ipynb #1abe3f02
+def picks(table: pd.DataFrame, score: str, within: Sequence[str], accuracy: str = "top1") -> pd.DataFrame:
+    """Of all pairs of rows of `table` that have equal columns `within` (one of them `seed`) and another `accuracy`:
+    the share in which the row of higher `score` has the higher accuracy (`mean`, 1/2 by chance; equal scores count
+    half, NaN not at all), and the number of pairs (`count`), a row for each seed."""
+    pairs = table.merge(table, on=list(within), suffixes=("", "_other"))
+    pairs = pairs[pairs[accuracy] > pairs[f"{accuracy}_other"]]
+    right = (np.sign(pairs[score] - pairs[f"{score}_other"]) + 1) / 2
+    return right.groupby(pairs.seed).agg(["mean", "count"])
 
 # %% ../nbs/lib/21_report.ipynb #150702d9
 def whose(table: pd.DataFrame) -> str:

@@ -11,7 +11,8 @@ from sklearn.neighbors import NearestNeighbors
 
 from sslnb import embedding
 from sslnb.core import SettingError
-from sslnb.embedding import cka, neighbours, overlap, procrustes, same_class, tsne
+from sslnb.embedding import (alignment, alpha_req, cka, effective_rank, lidar, neighbours, overlap, procrustes, rankme,
+                             same_class, tsne, uniformity)
 
 N, D = 300, 24
 
@@ -145,3 +146,49 @@ def test_one_query_is_enough(x):
     near = neighbours(x, x[5:6], 3, torch.tensor([5]))
     assert near.shape == (1, 3) and 5 not in near
     assert same_class(near, torch.zeros(N), torch.ones(1)) == 0
+
+
+def test_uniformity_and_alignment_are_the_equations_pair_by_pair(x, y):
+    a, b = (e.double().numpy() / np.linalg.norm(e.double().numpy(), axis=1)[:, None] for e in (x, y))
+    mean = np.mean([math.exp(-3 * ((a[i] - a[j]) ** 2).sum()) for i in range(N) for j in range(i)])
+    assert math.isclose(uniformity(x, 3), math.log(mean), rel_tol=1e-4)
+    apart = np.mean([((p - q) ** 2).sum() ** 0.75 for p, q in zip(a, b)])
+    assert math.isclose(alignment(x, y, 1.5), apart, rel_tol=1e-4)
+
+
+def test_lidar_is_the_equation_with_a_matrix_root(x):
+    views = (x[:, None] + torch.randn(N, 4, D, generator=torch.Generator().manual_seed(1))).double().numpy()
+    means = views.mean(1)
+    off = (views - means[:, None]).reshape(-1, D)
+    root = scipy.linalg.inv(scipy.linalg.sqrtm(off.T @ off / len(off) + 1e-4 * np.eye(D)).real)
+    share = np.linalg.eigvalsh(root @ np.cov(means.T) @ root)
+    share = share / share.sum()
+    assert math.isclose(lidar(torch.from_numpy(views)), math.exp(-(share * np.log(share)).sum()), rel_tol=1e-6)
+
+
+def test_alpha_is_the_slope_of_the_eigenvalues_of_the_covariance(x):
+    values = np.linalg.eigvalsh(np.cov(x.double().numpy().T))[::-1][3:]
+    slope = np.polyfit(np.log(np.arange(4, D + 1)), np.log(values), 1)[0]
+    assert math.isclose(alpha_req(x), -slope, rel_tol=1e-6)
+
+
+@pytest.mark.parametrize("n", [12, D])  # fewer images than features, and as many
+def test_more_features_than_images_without_labels(x, n):
+    views = x[:n, None] + torch.randn(n, 2, D, generator=torch.Generator().manual_seed(1))
+    assert 1 < lidar(views) < n - 1 and 1 < rankme(x[:n]) <= n and math.isfinite(alpha_req(x[:n]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_measures_without_labels_in_other_precisions(x, dtype):
+    views = torch.stack([x, x.roll(1, 1)], 1)
+    for measure, e in ((lambda e: alignment(e, e.flip(1)), x), (uniformity, x), (rankme, x), (alpha_req, x),
+                       (lidar, views)):
+        assert math.isclose(measure(e), measure(e.to(dtype)), rel_tol=0.02)
+
+
+def test_collapse_without_labels():
+    flat = torch.full((N, D), 0.1)
+    assert alignment(flat, 2 * flat) < 1e-6 and math.isclose(alignment(0 * flat, flat), 1, rel_tol=1e-5)
+    assert abs(uniformity(flat)) < 1e-9 and abs(uniformity(0 * flat)) < 1e-9
+    assert math.isclose(rankme(flat), 1, rel_tol=1e-4) and rankme(0 * flat) == effective_rank(flat) == 0
+    assert lidar(flat[:, None].repeat(1, 2, 1)) == 0 and math.isnan(alpha_req(flat))

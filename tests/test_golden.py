@@ -243,6 +243,19 @@ def embeddings():
             embedding.cka(x, other), embedding.channel_deviation(x), embedding.effective_rank(x)]
 
 
+@case(embedding.alignment, embedding.uniformity, embedding.rankme, embedding.alpha_req, embedding.lidar)
+def without_labels():
+    x, _ = cloud(60)
+    views = x[:, None] + 0.3 * normal(60, 3, 12, seed=3)
+    return [embedding.alignment(views[:, 0], views[:, 1]), embedding.uniformity(x), embedding.rankme(x),
+            embedding.alpha_req(x), embedding.lidar(views)]
+
+
+@case(evaluate.label_free)
+def encoder_without_labels():
+    return evaluate.label_free(encoder(), images(), RECIPES["simclr"]).values()
+
+
 @case(embedding.tsne)
 def map_of_embeddings():
     x, y = cloud(60)  # where each image is depends on the last bit; how far the classes are apart does not
