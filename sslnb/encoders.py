@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NESTED', 'PREFIXES', 'NAMINGS', 'ARCHITECTURES', 'Shapes', 'KINDS', 'FORMATS', 'CARD', 'read_state', 'shapes_of',
-           'Fit', 'from_state', 'run_called', 'checked', 'opened', 'export_run', 'model_card']
+           'Fit', 'from_state', 'run_called', 'check_encoder', 'opened', 'export_run', 'model_card']
 
 # %% ../nbs/lib/26_encoders.ipynb #enc-2
 import functools, importlib, json, pickle, sys
@@ -29,7 +29,7 @@ NESTED = "state_dict", "model", "model_state_dict", "net"  # where training scri
 
 def read_state(path: Path) -> tuple[dict[str, Tensor], dict]:
     """The tensors of a file, by name, and what it says of itself (`info`; most say nothing). No code in it is run.
-    `SettingError`: there is none, it holds no tensors or more than tensors, or is damaged."""
+    `SettingError`: no file, no tensors, more than tensors, or damage. `CorruptFile`: damage to a file of ours."""
     if not path.is_file(): raise SettingError(f"no file {path}")
     found, info = (_safe if path.suffix == ".safetensors" else _pickled)(path)
     while part := next((found[k] for k in NESTED if isinstance(found.get(k), dict)), None): found = part
@@ -236,13 +236,13 @@ def _load_into(net: nn.Module, state: dict[str, Tensor], what: str):
 
 # %% ../nbs/lib/26_encoders.ipynb #enc-45
 def _python(spec, images) -> Encoder | Wrapped:
-    module, _, function = spec.partition(":")
-    sys.path.insert(0, str(Path.cwd()))
+    (module, _, function), here = spec.partition(":"), str(Path.cwd())
+    sys.path.insert(0, here)
     try: make = getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError, ValueError) as err:
         raise SettingError(f"python:{spec}: {err}; write python:module:function, of a module that is installed or in "
                            "this folder") from err
-    finally: sys.path.remove(str(Path.cwd()))
+    finally: sys.path.remove(here)
     net, channels = make(), images.pixels.shape[1]
     if all(hasattr(net, part) for part in ("layers", "dim", "normalize")): return net
     return _wrapped(net, Normalize(torch.zeros(channels), torch.ones(channels)), f"python:{spec}", images)
@@ -266,7 +266,7 @@ def _tried(made: Encoder | Wrapped, what: str, images: Images) -> tuple[Tensor, 
     return seen[0], seen[1]
 
 # %% ../nbs/lib/26_encoders.ipynb #enc-52
-def checked(made: Encoder | Wrapped, what: str, images: Images) -> Encoder | Wrapped:
+def check_encoder(made: Encoder | Wrapped, what: str, images: Images) -> Encoder | Wrapped:
     """`made`, if it gives one row of finite numbers for each of `images`, whatever images are beside it. `what`: its
     name. `SettingError`: it does not."""
     takes, there = made.normalize.mean.shape[1], images.pixels.shape[1]
@@ -298,7 +298,7 @@ def opened(spec: str, images: Images) -> Encoder | Wrapped:
     if kind not in KINDS or not rest:
         raise SettingError(f"{spec!r} names no encoder: write run:HASH, torchvision:resnet18@IMAGENET1K_V1, timm:NAME, "
                            "file:PATH or python:module:function")
-    return checked(KINDS[kind](rest, images).to(best_device()).eval(), spec, images)
+    return check_encoder(KINDS[kind](rest, images).to(best_device()).eval(), spec, images)
 
 # %% ../nbs/lib/26_encoders.ipynb #enc-61
 def _about(run: Run, encoder: Encoder) -> dict:

@@ -283,7 +283,7 @@ def make(): return {net}""")
 @pytest.mark.parametrize("spec, told", [
     ("python:mine_to_open:mak", "has no attribute 'mak'; write python:module:function"),
     ("python:no_such_module:make", "No module named 'no_such_module'"), ("python:mine_to_open", "write python:module"),
-    ("nothing:x", "names no encoder: write run:HASH"), ("file:", "names no encoder"), ("run:fffffff", "0 finished runs"),
+    ("nothing:x", "names no encoder: write run:HASH"), ("file:", "names no encoder"), ("run:ffff", "0 finished runs"),
     ("file:nowhere.pth", "no file nowhere.pth")])
 def test_what_is_not_there(spec, told, mine, images):
     mine("make = 1")
