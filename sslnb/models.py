@@ -361,7 +361,8 @@ def _try(made, name, side) -> int:
         with torch.no_grad(), frozen(made): found = made.layers(x.to(_device(made)))
     except SettingError: raise
     except Exception as err:  # whatever `module` says of images that it cannot take
-        raise SettingError(f"{name} fails on images of {'×'.join(map(str, x.shape[1:]))} in [0,1]: {err}") from err
+        raise SettingError(f"{name} fails on images of {'×'.join(map(str, x.shape[1:]))} in [0,1]: {err}. Where it was "
+                           "made for another size, wrap(…, resize=…) brings them to it") from err
     for stage, f in zip([*made.stages, "its output"], found):
         if len(f) != 2:
             raise SettingError(f"{name}, {stage}: {len(f)} rows of features for 2 images; there must be one for each")

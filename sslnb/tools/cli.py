@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['Commands', 'typed', 'table', 'cli', 'list_notebooks', 'run_one', 'run_study', 'write_report', 'run_races',
-           'compare_numbers', 'data_group', 'get_set', 'store_group', 'verify_store', 'prune_store', 'make_shelf']
+           'compare_numbers', 'data_group', 'get_set', 'store_group', 'verify_store', 'prune_store', 'export_encoder',
+           'make_shelf']
 
 # %% ../../nbs/tools/05_cli.ipynb #ecd22d9a
 import ast, json, os, tempfile, warnings
@@ -292,6 +293,18 @@ def prune_store(unfinished, older_than, yes):
     if not yes: click.confirm(f"Delete runs: {len(found)}, {size(inside(found))}?", abort=True)
     kept = [f.name for f in found if not remove(f)]
     click.echo(f"deleted: {len(found) - len(kept)}" + (f"; in use, and kept: {', '.join(kept)}" if kept else ""))
+
+# %% ../../nbs/tools/05_cli.ipynb #cli-export
+@cli.command("export", epilog=_examples("sslnb export 71b280aeda7d", "sslnb export 71b2 --format onnx --to mine.onnx"))
+@click.argument("run")
+@click.option("--format", "form", type=click.Choice(["torchvision", "safetensors", "onnx"]), default="safetensors",
+              show_default=True, help="torchvision: a state dict, .pth.")
+@click.option("--to", "place", type=click.Path(dir_okay=False, path_type=Path), help="[default: METHOD-RUN, here]")
+def export_encoder(run, form, place):
+    "Write the encoder of RUN (its hash, or how that begins) to a file, and a model card beside it."
+    from sslnb.encoders import export_run, run_called
+    path = export_run(run_called(run), form, place).absolute()
+    click.echo(f"{shown(path)}, and beside it {path.with_suffix('.md').name}")
 
 # %% ../../nbs/tools/05_cli.ipynb #c759739f
 @cli.command("shelve", epilog=_examples("sslnb shelve", "sslnb shelve --scale smoke --to /tmp/shelf --weights none"))
