@@ -41,7 +41,8 @@ def test_runs_at_smoke_scale_and_leaves_nothing_untidy(path, execute, browser_pa
     assert set(found.paper) == set(about.papers) - {"all"}  # 10 only reads records
 
 
-def test_papermill_runs_one_with_other_parameters(tmp_path):
+def test_papermill_runs_one_with_other_parameters(tmp_path, one_store, monkeypatch):
+    monkeypatch.setenv("SSLNB_STORE", str(one_store))
     done = from_command_line(STUDY[1], tmp_path / "out.ipynb", "-p", "scale", "smoke", "-y",
                              "fractions: [0.5]\nepochs: [1]\nbaseline_epochs: [1]")
     assert done.returncode == 0, done.stderr
