@@ -39,6 +39,7 @@ clean-nb: $(VENV)/.ready
 
 # uv takes seconds where venv + pip takes minutes; both install the pinned versions.
 # Compiled here once: where Python may not write bytecode, every kernel would compile torch anew (10 s).
+# jsonschema is pinned below 4.25: later ones build a parser of addresses, 2 s in every process that opens a notebook.
 $(VENV)/.ready: settings.ini setup.py pyproject.toml constraints.txt
 ifdef UV
 	test -x $(BIN)/python || uv venv $(VENV)

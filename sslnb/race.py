@@ -25,7 +25,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from . import data
 from .augment import Augment
 from .behaviour import version
-from .core import ROOT, SettingError, checked_dataclass
+from .core import ROOT, SettingError, checked_dataclass, to_json
 from .evaluate import knn
 from .models import Encoder, features, outputs
 from .protocols import TUNED_RECIPES, Recipe, Settings, in_stages, scales_of
@@ -67,9 +67,17 @@ def step_flops(config: TrainConfig, images: data.Images, side: int) -> float:
     few, more = (_counted(replace(_with_side(config, side, 1), batch_size=n), images[:n]) for n in (8, 16))
     return few + (more - few) / 8 * (config.batch_size - 8)
 
+_known: dict[tuple[str, str], int] = {}  # of steps that were counted: a seed or another experiment asks again
+
 def _counted(config, images) -> int:
+    config = replace(config, precision="fp32", compile="none", seed=0)
+    key = to_json(config), images.fingerprint
+    if key not in _known: _known[key] = _count(config, images)
+    return _known[key]
+
+def _count(config, images) -> int:
     cpu = torch.device("cpu")
-    training = Training(resolve(replace(config, precision="fp32", compile="none"), cpu, images), cpu)
+    training = Training(resolve(config, cpu, images), cpu)
     with FlopCounterMode(display=False) as counter: training.take_step()
     return counter.get_total_flops()
 

@@ -321,7 +321,7 @@ def reach(x: ArrayLike, y: ArrayLike, target: float) -> float:
 # %% ../nbs/lib/21_report.ipynb #87722ac0
 def margins(a: pd.DataFrame, b: pd.DataFrame, on: Sequence[str] = ("seed",)) -> pd.Series:
     "Differences of the values of two tables of records, paired by the columns `on` and averaged to one per seed."
-    both = a.merge(b, on=list(on), suffixes=("_a", "_b"))
+    both = a[[*on, "value"]].merge(b[[*on, "value"]], on=list(on), suffixes=("_a", "_b"))
     return (both.value_a - both.value_b).groupby(both.seed).mean()
 
 # %% ../nbs/lib/21_report.ipynb #1abe3f02

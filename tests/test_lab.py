@@ -86,7 +86,7 @@ def open_notebook(chromium, lab):
         page = context.new_page()
         page.goto(f"{url}lab/tree/nbs/{name}.ipynb?reset&token={token}", timeout=120_000)
         page.locator(".jp-Notebook").wait_for(timeout=120_000)
-        page.wait_for_function(READY, timeout=120_000)  # Run All before that would be dropped
+        page.wait_for_function(READY, timeout=120_000, polling=200)  # Run All before that would be dropped
         return page
     yield open_notebook
     context.close()
@@ -96,7 +96,7 @@ def run_all(page, seconds=300):
     "Run > Run All Cells, as a reader does; until no cell is waiting."
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
-    page.wait_for_function(f"() => ({STATES})().some(s => s !== 'idle')", timeout=20_000)
+    page.wait_for_function(f"() => ({STATES})().some(s => s !== 'idle')", timeout=20_000, polling=200)
     page.wait_for_function(f"() => ({STATES})().every(s => s !== 'running')", timeout=1000 * seconds, polling=200)
 
 

@@ -23,9 +23,16 @@ def from_command_line(path, out, *parameters):
     return subprocess.run(list(map(str, command)), capture_output=True, encoding="utf-8", env=os.environ.copy())
 
 
+@pytest.fixture(scope="session")
+def one_store(tmp_path_factory):
+    "A store for all of them, as in `make study`: what one has trained, the next one finds."
+    return tmp_path_factory.mktemp("store")
+
+
 @pytest.mark.parametrize("path", STUDY, ids=lambda p: p.name)
-def test_runs_at_smoke_scale_and_leaves_nothing_untidy(path, execute, browser_path):
+def test_runs_at_smoke_scale_and_leaves_nothing_untidy(path, execute, browser_path, one_store, monkeypatch):
     if browser_path and path.stem in IN_LAB: pytest.skip("tests/test_lab.py runs it in a browser")
+    monkeypatch.setenv("SSLNB_STORE", str(one_store))
     outputs = [o for c in execute(path, scale="smoke").cells for o in c.get("outputs", [])]
     assert not [o for o in outputs if o.get("name") == "stderr"]
     assert any("image/png" in o.get("data", {}) for o in outputs)
@@ -34,7 +41,8 @@ def test_runs_at_smoke_scale_and_leaves_nothing_untidy(path, execute, browser_pa
     assert set(found.paper) == set(about.papers) - {"all"}  # 10 only reads records
 
 
-def test_papermill_runs_one_with_other_parameters(tmp_path):
+def test_papermill_runs_one_with_other_parameters(tmp_path, one_store, monkeypatch):
+    monkeypatch.setenv("SSLNB_STORE", str(one_store))
     done = from_command_line(STUDY[1], tmp_path / "out.ipynb", "-p", "scale", "smoke", "-y",
                              "fractions: [0.5]\nepochs: [1]\nbaseline_epochs: [1]")
     assert done.returncode == 0, done.stderr
