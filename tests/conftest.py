@@ -25,6 +25,8 @@ def own_folders(tmp_path, monkeypatch):
     monkeypatch.setenv("SSLNB_PUBLISHED", str(tmp_path / "published"))
     monkeypatch.setenv("SSLNB_SHELVES", "")
     monkeypatch.delenv("SSLNB_CACHE", raising=False)  # else it would be everybody's, whatever the data folder
+    yield
+    if report := sys.modules.get("sslnb.report"): report.begin_run({})  # what a notebook began ends with its test
 
 
 @pytest.fixture

@@ -58,13 +58,13 @@ def test_import_takes_nothing_along():
 @pytest.mark.slow
 def test_modules_import_what_they_need_when_they_need_it():
     modules = [f"sslnb.{m}" for m in ("core", "behaviour", "data", "augment", "vit", "models", "losses", "clustering",
-                                      "embedding", "logistic", "methods", "attacks")]
+                                      "embedding", "logistic", "methods")]
     assert imported(*modules) == modules
 
 
 @pytest.mark.slow
 def test_modules_that_train_take_pandas_and_no_more():  # half a second, for the histories
-    modules = [f"sslnb.{m}" for m in ("runs", "train", "evaluate", "protocols")]
+    modules = [f"sslnb.{m}" for m in ("runs", "train", "evaluate", "attacks", "protocols")]
     assert imported(*modules) == [f"{m} pandas" for m in modules]
 
 
