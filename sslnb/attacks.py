@@ -389,7 +389,7 @@ def _square(model, x, y, radius, drawn, queries):
 # %% ../nbs/lib/18_attacks.ipynb #square
 @version(1)
 def square_attack(model: nn.Module, x: Tensor, y: Tensor, eps: float | Sequence[float], queries: int = 5000,
-           generator: torch.Generator | None = None) -> Tensor:
+                  generator: torch.Generator | None = None) -> Tensor:
     """Square (Andriushchenko et al. 2020): random search with `queries` questions to `model`, no gradient. Images and
     shapes as in `pgd`. `SettingError` for bad input."""
     check_count("queries", queries)
