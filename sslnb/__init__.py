@@ -12,7 +12,7 @@ _WHERE = {  # name -> its module; none is the name of a module, too
     "METHODS": "methods", "TrainConfig": "train", "pretrain": "train", "load_encoder": "train", "load_classifier": "train",
     "ENCODERS": "models", "encoder": "models", "pretrained": "models", "wrap": "models", "features": "models",
     "linear_probe": "evaluate", "knn": "evaluate", "fine_tune": "evaluate", "evaluate_classifier": "evaluate",
-    "fgsm": "attacks", "pgd": "attacks", "under_attack": "attacks"}
+    "panel": "judge", "fgsm": "attacks", "pgd": "attacks", "under_attack": "attacks"}
 _MODULES = {m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_")}
 
 __all__ = ["__version__", *_WHERE]

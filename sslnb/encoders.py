@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['NESTED', 'PREFIXES', 'NAMINGS', 'ARCHITECTURES', 'Shapes', 'KINDS', 'FORMATS', 'CARD', 'read_state', 'shapes_of',
-           'Fit', 'from_state', 'run_called', 'check_encoder', 'opened', 'export_run', 'model_card']
+           'Fit', 'from_state', 'run_called', 'check_encoder', 'opened', 'public_spec', 'export_run', 'model_card']
 
 # %% ../nbs/lib/26_encoders.ipynb #enc-2
-import functools, importlib, json, pickle, sys
+import functools, importlib, json, pickle, re, sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -299,6 +299,11 @@ def opened(spec: str, images: Images) -> Encoder | Wrapped:
         raise SettingError(f"{spec!r} names no encoder: write run:HASH, torchvision:resnet18@IMAGENET1K_V1, timm:NAME, "
                            "file:PATH or python:module:function")
     return check_encoder(KINDS[kind](rest, images).to(best_device()).eval(), spec, images)
+
+# %% ../nbs/lib/26_encoders.ipynb #enc-56
+def public_spec(spec: str) -> str:
+    "A name of an encoder as it may be shown to others: of a file its name, not its place."
+    return re.sub(r"(?<=[:@])[^:@]*[/\\]", "", spec)
 
 # %% ../nbs/lib/26_encoders.ipynb #enc-61
 def _about(run: Run, encoder: Encoder) -> dict:

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Commands', 'typed', 'table', 'cli', 'list_notebooks', 'run_one', 'run_study', 'write_report', 'run_races',
            'compare_numbers', 'data_group', 'get_set', 'store_group', 'verify_store', 'prune_store', 'export_encoder',
-           'make_shelf']
+           'judge_encoders', 'make_shelf']
 
 # %% ../../nbs/tools/05_cli.ipynb #ecd22d9a
 import ast, json, os, tempfile, warnings
@@ -305,6 +305,34 @@ def export_encoder(run, form, place):
     from sslnb.encoders import export_run, run_called
     path = export_run(run_called(run), form, place).absolute()
     click.echo(f"{shown(path)}, and beside it {path.with_suffix('.md').name}")
+
+# %% ../../nbs/tools/05_cli.ipynb #cli-judge
+@cli.command("judge", epilog=_examples("sslnb judge --encoder run:71b2 --data cifar10",
+                                       "sslnb judge --encoder torchvision:resnet18 --encoder file:mine.pth",
+                                       "sslnb judge --encoder python:mine:network --parts linear,knn"))
+@click.option("--encoder", "specs", multiple=True, required=True, metavar="SPEC", help="run:HASH, torchvision:NAME, "
+              "timm:NAME, file:PATH or python:MODULE:FUNCTION (sslnb.encoders.opened). May be repeated: side by side.")
+@_data
+@click.option("--size", type=click.IntRange(1), metavar="N", help="Load images in N×N pixels.")
+@click.option("--images", type=click.IntRange(16), metavar="N", help="To try it out on N images.")
+@click.option("--others", metavar="NAME", help="The set for transfer. [default: a counterpart that is there]")
+@click.option("--parts", metavar="A,B,…", help="[default: linear,knn,few,transfer,robust,label-free,geometry]")
+@click.option("--to", "place", type=click.Path(dir_okay=False, path_type=Path), help="[default: reports/judge/…html]")
+def judge_encoders(specs, dataset, size, images, others, parts, place):
+    "What is an encoder good for? One panel for any: accuracy, few labels, transfer, attacks, geometry; and a page."
+    from sslnb import encoders, judge
+    from sslnb.core import public, reports, slug
+    from sslnb.tools.page import panel_page
+    sets = judge.panel_sets(dataset, size, images)
+    beside = judge.panel_others(dataset, sets[0], others)
+    how = {"others": beside} | ({"parts": parts.split(",")} if parts else {})
+    panels = [judge.panel(encoders.opened(spec, sets[0]), *sets, name=encoders.public_spec(spec), **how)
+              for spec in specs]
+    for p in panels: judge.record_panel(p, dataset)
+    shown_table = judge.side_by_side(panels).reset_index(names=["part", "measure"])
+    click.echo(table(",".join(n.replace(",", "") for n in shown_table), shown_table.itertuples(index=False)))
+    path = place or reports() / "judge" / f"{slug(public(dataset))}-{slug(' '.join(p.name for p in panels))}.html"
+    click.echo(f"\nthe page: {shown(panel_page(panels, public(dataset), path.absolute()))}")
 
 # %% ../../nbs/tools/05_cli.ipynb #c759739f
 @cli.command("shelve", epilog=_examples("sslnb shelve", "sslnb shelve --scale smoke --to /tmp/shelf --weights none"))

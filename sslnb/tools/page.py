@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['PAPERS', 'ABOUT', 'STANDS_FOR', 'POINTS', 'signed', 'short', 'name', 'key', 'origin', 'settings_text', 'own_words',
            'claim_rows', 'interval_marks', 'stands_for', 'matching', 'tables', 'said_by', 'copies', 'notebook_pages',
-           'sources', 'agreement_rows', 'summary', 'page_html', 'build_page']
+           'sources', 'agreement_rows', 'summary', 'page_html', 'build_page', 'panel_page']
 
 # %% ../../nbs/tools/04_page.ipynb #3aa19ce6
-import hashlib, json, math, os, re, warnings
+import base64, hashlib, io, json, math, os, re, warnings
 from importlib import resources
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,8 +19,9 @@ import numpy as np
 import pandas as pd
 from jinja2 import Environment, PackageLoader
 
-from .. import report, verdicts
+from .. import judge, report, verdicts
 from ..core import ROOT, published, replacing, reports
+from ..judge import Panel
 from ..studies import About
 from .notebook import SCALES, notebooks
 
@@ -431,3 +432,23 @@ def build_page(where: Path | None = None) -> Path:
     base = "" if here else Path(os.path.relpath(reports(), where)).as_posix() + "/"
     _write(where / "index.html", re.sub(r"\n\s*\n+", "\n", page_html(base)))
     return where / "index.html"
+
+# %% ../../nbs/tools/04_page.ipynb #panel-1
+def panel_page(panels: list[Panel], dataset: str, path: Path) -> Path:
+    "Write `panels` on `dataset` as one HTML file that needs no other."
+    import matplotlib.pyplot as plt
+    fig, picture = judge.draw(panels), io.BytesIO()
+    fig.savefig(picture, format="png", dpi=110)
+    plt.close(fig)
+    table = judge.side_by_side(panels)
+    text = _environment().get_template("panel.html.j2").render(
+        panels=panels, dataset=dataset, table=table, parts={part: table.loc[part] for part in table.index.unique(0)},
+        asked={part: judge.PARTS[part].judge.__doc__ for part in table.index.unique(0)}, by=_by(panels),
+        picture=base64.b64encode(picture.getvalue()).decode())
+    _write(path, text)
+    return path
+
+def _by(panels) -> dict[str, str]:
+    "Who evaluated: commit, device, versions; several where parts were found at different times."
+    every = [found.by for p in panels for f in p.found[p.name] for found in f.found]
+    return {k: "; ".join(sorted({by[k] for by in every})) for k in ("commit", "device", "versions")}
