@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TRACKS', 'NEIGHBOURS', 'LEADERBOARD', 'EXPERIMENTS', 'FEW', 'SPEED', 'Track', 'race_sets', 'neighbour_accuracy',
            'step_flops', 'step_seconds', 'tuned_entry', 'find_entry', 'contestant', 'run_race', 'leaderboard',
-           'board_row', 'judged', 'planned', 'measured', 'SpeedSettings']
+           'literature', 'board_row', 'judged', 'planned', 'measured', 'SpeedSettings']
 
 # %% ../nbs/lib/25_race.ipynb #race-2
 import importlib.util, json, os, shutil, subprocess, sys, tempfile, time
@@ -202,6 +202,11 @@ LEADERBOARD = ROOT / "data" / "leaderboard.csv"
 def leaderboard() -> pd.DataFrame:
     "All entries: track, entry, commit, date, device, seeds, minutes (the longest), knn (mean), sd, source."
     return pd.read_csv(LEADERBOARD)
+
+def literature() -> pd.DataFrame:
+    """What others report for ResNet-18 on CIFAR-10 (`data/literature.csv`): method, epochs, views (of an image, in an
+    epoch), accuracy (0 to 1), kind, source, link, `checked` (when and where it was read, or "not verified")."""
+    return pd.read_csv(ROOT / "data" / "literature.csv")
 
 def board_row(name: str, track: Track, races: list[dict[str, Any]]) -> dict[str, Any]:
     "The line of a leaderboard for some `races` (`run_race`) of the track called `name`, run here and now."

@@ -94,3 +94,11 @@ def test_the_leaderboard_is_whole():
     board = race.leaderboard()
     assert list(board) == ["track", "entry", "commit", "date", "device", "seeds", "minutes", "knn", "sd", "source"]
     assert set(board.track) <= set(race.TRACKS) and board.knn.between(0, 1).all() and (board.minutes > 0).all()
+
+
+def test_the_literature_says_where_each_number_was_read():
+    rows = race.literature()
+    assert rows.accuracy.between(0, 1).all() and (rows[["epochs", "views"]] > 0).all(axis=None)
+    assert set(rows.kind) <= {"linear", "neighbours"} and rows.link.str.startswith("https://").all()
+    assert rows.checked.str.match(r"\d{4}-\d\d-\d\d: in |not verified$").all()
+    assert not rows.duplicated(["method", "epochs", "views", "kind", "source"]).any()
