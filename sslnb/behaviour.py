@@ -152,16 +152,17 @@ def _used(fn: types.FunctionType) -> dict[str, Any]:
 # what reads a field of a NamedTuple: all there is to know is its name
 _FIELD = type(vars(NamedTuple("_", [("field", int)]))["field"])
 
-_NOTHING = {"__module__", "__dict__", "__weakref__", "__doc__", "__qualname__", "__annotations__", "__firstlineno__",
-            "__static_attributes__", "__parameters__", "__orig_bases__", "__dataclass_fields__",
-            "__dataclass_params__", "__match_args__", "version"}
+_NOTHING = {"__module__", "__dict__", "__weakref__", "__doc__", "__qualname__", "__annotations__", "__annotate_func__",
+            "__annotations_cache__", "__conditional_annotations__", "__firstlineno__", "__static_attributes__",
+            "__parameters__", "__orig_bases__", "__dataclass_fields__", "__dataclass_params__", "__match_args__",
+            "version"}
 
 def _members(cls: type) -> dict[str, Any]:
     "What stands in the body of a class, functions without their decorators, and its base classes."
     body = {k: v for k, v in vars(cls).items()
             if k not in _NOTHING and not k.startswith("__abstract") and k != "_abc_impl"}
     if dataclasses.is_dataclass(cls):
-        body = {k: v for k, v in body.items() if not _is_generated(v)} | {"fields": str(cls.__annotations__)}
+        body = {k: v for k, v in body.items() if not _is_generated(v)} | {"fields": str(inspect.get_annotations(cls))}
     for k, v in body.items():
         if isinstance(v, _FIELD): body[k] = k
         elif isinstance(v, (staticmethod, classmethod)): body[k] = v.__func__

@@ -195,8 +195,8 @@ def sample(self: Images, n: int, seed: int) -> Images:
 # %% ../nbs/lib/03_data.ipynb #6128cbe2
 @patch
 def at_most(self: Images, n: int, seed: int = 0) -> Images:
-    "`sample(n, seed)`, or all images where there are no more than `n`."
-    return self.sample(min(n, len(self)), seed)
+    "`sample(n, seed)`, or these images themselves where there are no more than `n`."
+    return self if len(self) <= n else self.sample(n, seed)
 
 # %% ../nbs/lib/03_data.ipynb #33845eba
 @patch

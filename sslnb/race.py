@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TRACKS', 'NEIGHBOURS', 'LEADERBOARD', 'EXPERIMENTS', 'FEW', 'SPEED', 'Track', 'race_sets', 'neighbour_accuracy',
            'step_flops', 'step_seconds', 'tuned_entry', 'find_entry', 'contestant', 'run_race', 'leaderboard',
-           'board_row', 'judged', 'planned', 'measured', 'SpeedSettings']
+           'literature', 'board_row', 'judged', 'planned', 'measured', 'SpeedSettings']
 
 # %% ../nbs/lib/25_race.ipynb #race-2
 import importlib.util, json, os, shutil, subprocess, sys, tempfile, time
@@ -117,15 +117,19 @@ def tuned_entry(encoder: str, images: data.Images, seed: int, seconds: float, de
 # %% ../nbs/lib/25_race.ipynb #race-14
 def find_entry(spec: str) -> Callable[..., nn.Module]:
     "The entry called `spec`: of ours an encoder's name, or FILE.py with a function `train`. `SettingError`: neither."
+    _check_entry(spec)
     if spec in TUNED_RECIPES: return partial(tuned_entry, spec)
-    if not Path(spec).is_file():
-        raise SettingError(f"no entry {spec!r}: name {' or '.join(TUNED_RECIPES)}, or a file with a function train")
     found = importlib.util.spec_from_file_location("entry", spec)
     if found is None or found.loader is None: raise SettingError(f"{spec} is no Python file: its name ends in .py")
     module = importlib.util.module_from_spec(found)
     found.loader.exec_module(module)
     if not hasattr(module, "train"): raise SettingError(f"{spec} has no function train(images, seed, seconds, device)")
     return module.train
+
+def _check_entry(spec: str):
+    "Stop at what is neither; nothing of a file is run."
+    if spec not in TUNED_RECIPES and not Path(spec).is_file():
+        raise SettingError(f"no entry {spec!r}: name {' or '.join(TUNED_RECIPES)}, or a file with a function train")
 
 # %% ../nbs/lib/25_race.ipynb #race-15
 def contestant(place: str, entry: str, seed: str, seconds: str, device: str):
@@ -135,13 +139,20 @@ def contestant(place: str, entry: str, seed: str, seconds: str, device: str):
     images = data.Images.from_arrays(np.load(f"{place}/train.npy"), name="race")
     loaded = time.time() - loading
     left = float(seconds) - (time.time() - began - loaded)
-    encoder = find_entry(entry)(images, int(seed), left, torch.device(device))
+    encoder = _trained(entry, images, int(seed), left, torch.device(device))
     print(json.dumps({"seconds": time.time() - began - loaded}), file=say, flush=True)
     sys.stdin.readline()  # now the test images are there
     test = data.Images.from_arrays(np.load(f"{place}/test.npy"), name="race")
     found = {name: outputs(encoder, encoder, some).cpu() for name, some in (("train", images), ("test", test))}
     save_tensors(Path(place) / "features", found)
     save_tensors(Path(place) / "encoder", encoder.state_dict())
+
+def _trained(entry, *given) -> nn.Module:
+    "The encoder that an entry gives. What is set wrong is told in one line; other errors are the entry's, and whole."
+    try: encoder = find_entry(entry)(*given)
+    except SettingError as err: sys.exit(str(err))
+    if isinstance(encoder, nn.Module): return encoder
+    sys.exit(f"it gives a {type(encoder).__name__}: an entry gives an encoder, a torch.nn.Module")
 
 # %% ../nbs/lib/25_race.ipynb #race-16
 def _surroundings(place: Path, cores: int | None) -> dict[str, str]:
@@ -162,8 +173,9 @@ _CONTESTANT = "import sys; from sslnb.race import contestant; contestant(*sys.ar
 def run_race(track: Track, train: data.Images, test: data.Images, seed: int,
              keep: Path | None = None) -> dict[str, Any]:
     """One race of the track's entry on the images `train`, judged on `test`: its `seconds` and `knn` (accuracy of ten
-    neighbours). `keep`: a file for the encoder's weights. `SettingError`: the entry failed, or wants a GPU where there
-    is none."""
+    neighbours). `keep`: a file for the encoder's weights. `SettingError`: the entry is not there, failed, or wants a
+    GPU where there is none."""
+    _check_entry(track.entry)
     if track.device == "cuda" and not torch.cuda.is_available():
         raise SettingError("this track is for a GPU, and there is none here: device cpu tries it out")
     with tempfile.TemporaryDirectory() as folder:
@@ -190,6 +202,11 @@ LEADERBOARD = ROOT / "data" / "leaderboard.csv"
 def leaderboard() -> pd.DataFrame:
     "All entries: track, entry, commit, date, device, seeds, minutes (the longest), knn (mean), sd, source."
     return pd.read_csv(LEADERBOARD)
+
+def literature() -> pd.DataFrame:
+    """What others report for ResNet-18 on CIFAR-10 (`data/literature.csv`): method, epochs, views (of an image, in an
+    epoch), accuracy (0 to 1), kind, source, link, `checked` (when and where it was read, or "not verified")."""
+    return pd.read_csv(ROOT / "data" / "literature.csv")
 
 def board_row(name: str, track: Track, races: list[dict[str, Any]]) -> dict[str, Any]:
     "The line of a leaderboard for some `races` (`run_race`) of the track called `name`, run here and now."

@@ -8,7 +8,8 @@ __all__ = ['RANGES', 'COUNT', 'AMOUNT', 'LENGTHS', 'MAY_BE_EMPTY', 'parameters',
 
 # %% ../nbs/lib/24_study.ipynb #4df0fb24
 import ast, json, os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -47,6 +48,17 @@ def _injected(history: list[str]) -> set[str]:
     nodes = ast.walk(ast.parse(cells[-1])) if cells else ()
     return {n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
 
+def _declared(history: list[str]) -> Iterator[ast.AnnAssign]:
+    "The statements of the executed cells that give a variable a type."
+    for cell in history:
+        with suppress(SyntaxError): yield from (n for n in ast.parse(cell).body if isinstance(n, ast.AnnAssign))
+
+def _hints(namespace: dict) -> dict[str, Any]:
+    """The types of a notebook's variables. Python 3.14 no longer collects them in `__annotations__`, and its
+    `__annotate__` knows those of one statement, because a notebook runs a cell statement by statement."""
+    if "__annotate__" not in namespace: return namespace["__annotations__"]
+    return {ast.unparse(n.target): eval(ast.unparse(n.annotation), namespace) for n in _declared(namespace["In"])}
+
 # %% ../nbs/lib/24_study.ipynb #2f3e1b33
 def _complaints(name: str, value) -> list[str]:
     "What is wrong with the value of a parameter, in sentences."
@@ -67,7 +79,7 @@ def parameters(namespace: dict, scales: dict[str, Any]) -> Any:
     """The settings of this run: those of its `scale`, with the notebook's parameters (from its `globals()`) that are
     not None. Records are this run's own from here on (`report.begin_run`). `SettingError` for an unknown name, a wrong
     type, a number out of its range or an unknown scale."""
-    hints = namespace["__annotations__"]
+    hints = _hints(namespace)
     unknown = _injected(namespace.get("In", [])) - set(hints)
     if unknown:
         raise SettingError(f"no parameter is called {', '.join(sorted(unknown))}; there are: {', '.join(hints)}")
@@ -213,7 +225,7 @@ def begin(name: str, namespace: dict, scales: dict[str, Any]) -> Study:
     "The study of the notebook `name` with the `parameters` in its `globals()`; sets the `style` of its figures, too."
     style()
     pd.set_option("display.max_colwidth", None)
-    return Study(name, parameters(namespace, scales), list(namespace["__annotations__"]), scales)
+    return Study(name, parameters(namespace, scales), list(_hints(namespace)), scales)
 
 # %% ../nbs/lib/24_study.ipynb #9a4b7387
 def scale_table(s: Study, scales: dict[str, Any]) -> pd.DataFrame:

@@ -256,6 +256,17 @@ def test_run_passes_parameters_and_leaves_a_good_copy_alone(write, copies, tmp_p
     (["study", "now"], "unexpected extra argument"),
     (["data", "get", "imagenet"], "no set called 'imagenet'"),
     (["store", "prune"], "--unfinished, --older-than"),
+    (["race", "--data", "digits", "--entry", "WRONG"], "no entry 'WRONG': name small or resnet18"),
+    (["race", "--data", "nothing"], "no set called 'nothing'"),
+    (["race", "--data", f"folder:{ROOT / 'README.md'}"], "no folder"),
+    (["race", "--device", "tpu"], "'cpu', 'cuda'"),
+    (["race", "--seed", "-1"], "not in the range 0<="),
+    (["race", "--track", "moon"], "'laptop', 'gpu'"),
+    (["export", "zzzz"], "`sslnb store` lists them"),
+    (["export", "zzzz", "--format", "tf"], "'torchvision', 'safetensors', 'onnx'"),
+    (["export", "zzzz", "--to", str(ROOT)], "is a directory"),
+    (["shelve", "--to", str(ROOT / "README.md")], "is a file"),
+    (["shelve", "--data", "nothing"], "no set called 'nothing'"),
     (["stduy"], "No such command")])
 def test_a_mistake_is_one_line_and_exit_code_2(args, named, write, tmp_path):
     write("01")

@@ -518,6 +518,16 @@ def test_changed_tree(root):
     assert len({first, second, third.fingerprint}) == 3 and len(third) == 9
 
 
+def test_a_file_of_the_same_size_written_in_place_is_noticed(root):
+    "Its folder's time does not change: only a look at each file shows it."
+    file = root / "zoo" / "train" / "ant" / "0.bmp"
+    paint(file, seed=1)
+    first, before, folder = load("zoo", root=root).fingerprint, file.stat(), file.parent.stat()
+    paint(file, seed=2)
+    assert file.stat().st_size == before.st_size and file.parent.stat().st_mtime_ns == folder.st_mtime_ns
+    assert load("zoo", root=root).fingerprint != first
+
+
 def truncate(place): os.truncate(place / "pixels.npy", 1000)
 def empty(place): os.truncate(place / "pixels.npy", 0)
 def missing(place): (place / "pixels.npy").unlink()

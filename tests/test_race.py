@@ -56,6 +56,19 @@ def test_an_entry_that_fails_is_named(tmp_path):
         race.run_race(track, *race.race_sets("shapes", 16), seed=0)
 
 
+@pytest.mark.parametrize("text, says", [
+    ("def learn(*_): pass", "has no function train"), ("def train(*_): pass", "it gives a NoneType"),
+    ("import sslnb\ndef train(*_): sslnb.TrainConfig(seed=-1)", "seed = -1")])
+def test_what_is_set_wrong_ends_an_entry_in_one_line(text, says, tmp_path):
+    with pytest.raises(SystemExit, match=says): race._trained(entry(tmp_path, text).entry)
+
+
+def test_no_traceback_where_only_a_name_is_wrong(tmp_path):
+    with pytest.raises(SettingError, match="mine.py failed:\nit gives a NoneType") as told:
+        race.run_race(entry(tmp_path, "def train(*_): pass"), *race.race_sets("shapes", 16), seed=0)
+    assert "Traceback" not in str(told.value)
+
+
 def test_a_gpu_that_is_not_there():
     if race.torch.cuda.is_available(): pytest.skip("there is one")
     with pytest.raises(SettingError, match="for a GPU"):
@@ -81,3 +94,11 @@ def test_the_leaderboard_is_whole():
     board = race.leaderboard()
     assert list(board) == ["track", "entry", "commit", "date", "device", "seeds", "minutes", "knn", "sd", "source"]
     assert set(board.track) <= set(race.TRACKS) and board.knn.between(0, 1).all() and (board.minutes > 0).all()
+
+
+def test_the_literature_says_where_each_number_was_read():
+    rows = race.literature()
+    assert rows.accuracy.between(0, 1).all() and (rows[["epochs", "views"]] > 0).all(axis=None)
+    assert set(rows.kind) <= {"linear", "neighbours"} and rows.link.str.startswith("https://").all()
+    assert rows.checked.str.match(r"\d{4}-\d\d-\d\d: in |not verified$").all()
+    assert not rows.duplicated(["method", "epochs", "views", "kind", "source"]).any()

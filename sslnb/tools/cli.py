@@ -189,9 +189,10 @@ def write_report():
 @cli.command("race", epilog=_examples("sslnb race", "sslnb race --track gpu --seed 0", "sslnb race --entry mine.py"))
 @click.option("--track", "name", default="laptop", show_default=True, type=click.Choice(["laptop", "gpu"]))
 @click.option("--entry", help="A recipe of ours (small, resnet18), or FILE.py. [default: the track's]")
-@click.option("--seed", "seeds", multiple=True, type=int, metavar="N", help="May be repeated. [default: 0, 1, 2]")
+@click.option("--seed", "seeds", multiple=True, type=click.IntRange(0, 2**31 - 1), metavar="N",
+              help="May be repeated. [default: 0, 1, 2]")
 @click.option("--minutes", type=click.FloatRange(0, min_open=True), help="[default: the track's]")
-@click.option("--device", help="cpu or cuda. [default: the track's]")
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), help="[default: the track's]")
 @click.option("--data", "dataset", default="cifar10", show_default=True, help="To try it out on another set.")
 @click.option("--images", type=click.IntRange(16), metavar="N", help="To try it out on N images.")
 def run_races(name, entry, seeds, minutes, device, dataset, images):
