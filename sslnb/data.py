@@ -345,7 +345,8 @@ def _tree(tree: Path, split: str) -> tuple[str, Callable[[], _Content]]:
         if differ: raise DataError(f"{tree}: {split} and {other} do not have the same classes ({differ})")
     named = classes.get(split, next(iter(classes.values()), []))  # an unlabelled split has the others' classes
     files = _split_files(splits[split])
-    if tested == "train" and split in ("train", "test"): files = _fifth(tree, files, split == "test")
+    if tested == "train" and split in ("train", "test"):
+        files = _fifth(tree, files, split == "test")
     table = [e for e in _entries(tree) if e.name == "classes.txt"] if named else []
     try: stamp = _stamp(sum(files.values(), table), tree)
     except OSError as err:
@@ -370,7 +371,7 @@ def _tested_on(splits: dict[str, Path]) -> str | None:
 def _fifth(tree: Path, files: dict[str, list[os.DirEntry]], held: bool) -> dict[str, list[os.DirEntry]]:
     "Of the files of each class those that are `held` for testing, a stratified fifth of all; or those that are not."
     labels = np.array([i for i, name in enumerate(files) for _ in files[name]])
-    if len(labels) < 5: raise DataError(f"{tree}: {len(labels)} images are too few to hold a fifth for testing: add some")
+    if len(labels) < 5: raise DataError(f"{tree}: of {len(labels)} images none can be set aside for testing: add some")
     kept = iter((_drawn_for_testing(labels, round(len(labels) / 5)) == held).tolist())
     return {name: [e for e in found if next(kept)] for name, found in files.items()}
 
@@ -645,7 +646,8 @@ def _decoded(content: _Content, size: int | None):
         for i in range(0, len(content.items), 512):
             items = content.items[i:i + 512]
             block = list(pool.map(lambda item: _pixels_or_error(content, item, size), items))
-            if broken := broken + [found for found in block if isinstance(found, DataError)]: continue  # find the others
+            broken += [found for found in block if isinstance(found, DataError)]
+            if broken: continue  # to name the others, too
             shape = shape or block[0].shape
             for item, a in zip(items, block): _check_shape(a.shape, shape, item, content.items[0])
             yield np.ascontiguousarray(np.stack(block))

@@ -143,8 +143,8 @@ TASKS = {  # of `geometry` §2.2: official class ids of four 5-way problems
 def counterpart(dataset: str) -> str:
     "The set that encoders of `dataset` move to: the first of its OTHER_SETS that is there. `SettingError`: none known."
     if dataset not in OTHER_SETS:
-        raise SettingError(f"no counterpart is known for {data.public_name(dataset)!r}: name a second set, with as many "
-                           "classes and colour channels, by -p counterpart NAME (or folder:PATH)")
+        raise SettingError(f"no counterpart is known for {data.public_name(dataset)!r}: name a second set, with as "
+                           "many classes and colour channels, by -p counterpart NAME (or folder:PATH)")
     found = [name for name in OTHER_SETS[dataset] if data.is_there(name)]
     return found[0] if found else OTHER_SETS[dataset][0]
 
@@ -206,12 +206,13 @@ DEEPCLUSTER = scales_of(
 DIGIT_VIEWS = Augment(pad=2)  # a mirrored digit is no digit
 
 def digit_set(dataset: str) -> str:
-    """The set in the part of MNIST: scikit-learn's digits beside drawn images, MNIST itself beside photographs; beside a
-    folder of your own the digits, if MNIST is not there."""
+    """The set in the part of MNIST: scikit-learn's digits beside drawn images, MNIST itself beside photographs; beside
+    a folder of your own the digits, if MNIST is not there."""
     own = dataset.startswith("folder:") and not data.is_there("mnist")
     return "digits" if dataset.startswith("shapes") or own else "mnist"
 
-COMPANIONS = {"counterpart": counterpart, "tasks": task_set, "larger_set": task_set, "digits": digit_set}  # a parameter
+# what a parameter that names a further set is where it is not given: a function of the data set
+COMPANIONS = {"counterpart": counterpart, "tasks": task_set, "larger_set": task_set, "digits": digit_set}
 
 # %% ../nbs/lib/20_protocols.ipynb #eecc6f75
 def alexnet_training(p: DeepClusterSettings, method: str, images: data.Images, dataset: str, seed: int,

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['RANGES', 'COUNT', 'AMOUNT', 'LENGTHS', 'MAY_BE_EMPTY', 'FEWEST', 'parameters', 'at_least', 'same_length',
-           'sets_there', 'square', 'is_own', 'own_images', 'fitting', 'interactive', 'style', 'show_row', 'Study',
-           'begin', 'scale_table']
+           'sets_there', 'square', 'is_own', 'own_images', 'fitting', 'interactive', 'style', 'short', 'show_row',
+           'Study', 'begin', 'scale_table']
 
 # %% ../nbs/lib/24_study.ipynb #4df0fb24
 import ast, json, os
@@ -141,8 +141,8 @@ def own_images(dataset: str, size: int | None = None) -> tuple[Images, Images]:
 def _check_own(images: Images, split: str, fewest: int):
     (h, w), counts = images.pixels.shape[-2:], images.labels.bincount(minlength=images.n_classes)
     if h != w:
-        raise DataError(f"{images.name} has images of {w}×{h} pixels, and a study needs square ones: write the side that "
-                        "all shall have behind the folder, folder:PATH@32")
+        raise DataError(f"{images.name} has images of {w}×{h} pixels, and a study needs square ones: write the side "
+                        "that all shall have behind the folder, folder:PATH@32")
     if len(images) < fewest:
         raise DataError(f"{images.name} has {len(images)} images, a study needs {fewest} in {split} at least: add some")
     empty = [c for c, n in zip(images.classes, counts.tolist()) if not n]
@@ -150,8 +150,8 @@ def _check_own(images: Images, split: str, fewest: int):
         raise DataError(f"{images.name} has no image of {', '.join(empty[:5])}: add some, or take the class out")
 
 # %% ../nbs/lib/24_study.ipynb #0f01de03
-_SHARES = (dict.fromkeys(["batch_sizes", "batch_size", "pretrain_batch", "larger_batch", "simclr_batches", "batches"], 1)
-           | {"clusters": 4, "sweep": 4})  # so many training images at least for each of what a setting counts
+_BATCHES = ("batch_sizes", "batch_size", "pretrain_batch", "larger_batch", "simclr_batches", "batches")
+_SHARES = dict.fromkeys(_BATCHES, 1) | {"clusters": 4, "sweep": 4}  # images for each of what a setting counts, at least
 _TOGETHER = ["fractions", "epochs", "baseline_epochs"]
 
 def _scaled(value: int | list[int], most: int) -> int | list[int]:
@@ -174,26 +174,25 @@ def fitting(p: Any, train: Images, test: Images) -> dict[str, Any]:
 # %% ../nbs/lib/24_study.ipynb #0f01de04
 def _make_ready(s: "Study", given: set[str]):
     "Refuse a folder that this study cannot use; fit the settings that were not `given` to it; say what was done."
-    if (side := own_side(s.dataset)) and "size" in s.given and "size" not in given and s.settings.size:
-        s.settings = replace(s.settings, size=side)
+    side, own_parameter = own_side(s.dataset), "size" in s.given
+    if side and own_parameter and "size" not in given and s.settings.size: s.settings = replace(s.settings, size=side)
     also = {name: _companion(s, name) for name in s.also}
-    train, test = own_images(s.dataset, s.settings.size or None if "size" in s.given else None)
+    train, test = own_images(s.dataset, s.settings.size or None if own_parameter else None)
     changes = fitting(s.settings, train, test)
-    if wrong := [f"{name} = {getattr(s.settings, name)}" for name in changes if name in given]:
-        raise SettingError(f"{', '.join(wrong)}: too much for {len(train)} training and {len(test)} test images of "
-                           f"{train.n_classes} classes; leave it out, or give "
-                           + " ".join(f"-p {k} '{v}'" for k, v in changes.items() if k in given))
-    lines = [_about_own(s, train, test)]
-    told = [f"{k} = {v} instead of {getattr(s.settings, k)}" for k, v in changes.items() if k in s.given]
-    if told: lines.append(f"- Fitted to so few images: {'; '.join(told)}.")
-    lines += [f"- It also uses **{report.public(also[name])}** for {what}. Another set: `-p {name} NAME`."
-              for name, what in s.also.items()]
+    _check_given(s, {k: v for k, v in changes.items() if k in given}, train, test)
+    s.say(_about_own(s, train, test) + _about_changes(s, changes) + _about_also(s, also))
     s.settings = replace(s.settings, **changes)
-    s.say("\n".join(lines))
+
+def _check_given(s: "Study", fit: dict[str, Any], train: Images, test: Images):
+    "`SettingError` where parameters were given that do not `fit`; they would have these values."
+    if not fit: return
+    wrong, right = (", ".join(f"{k} = {p[k]}" for k in fit) for p in (asdict(s.settings), fit))
+    raise SettingError(f"{wrong}: too much for {len(train)} training and {len(test)} test images of {train.n_classes} "
+                       f"classes; {right} would do")
 
 # %% ../nbs/lib/24_study.ipynb #0f01de05
 def _companion(s: "Study", parameter: str) -> str:
-    "The further set that a parameter of a notebook names. `SettingError`: there is no usual one; `DataError`: not there."
+    "The further set that a parameter of a notebook names. `SettingError`: none is usual; `DataError`: it is not there."
     try: name = getattr(s.settings, parameter) or COMPANIONS[parameter](s.dataset)
     except SettingError as err: raise SettingError(f"{s.name} needs {s.also[parameter]}. But {err}") from None
     sets_there(name)
@@ -204,9 +203,22 @@ def _about_own(s: "Study", train: Images, test: Images) -> str:
     source = {"train": "a fifth of all, drawn once, since there is no folder `test`", "val": "those of `val`"}
     tested = f" ({source[where]})" if (where := tested_on(s.dataset)) in source else ""
     side = train.pixels.shape[-1]
-    times = f" That is {(side / 32) ** 2:.0f} times the pixels of CIFAR-10, and the time grows with them." * (side > 64)
-    return (f"**{report.public(s.dataset)}**, yours: {len(train):,} images to train on, {len(test):,} to test{tested}, "
-            f"{train.n_classes} classes, {side}×{side} pixels.{times} A number of the paper's is about other images.\n")
+    times = f" Those are {(side / 32) ** 2:.0f} times as many as CIFAR-10's, and so is the time." * (side > 64)
+    return (f"**{report.public(s.dataset)}** is yours: {len(train):,} images to train on, {len(test):,} to test"
+            f"{tested}; {train.n_classes} classes; {side}×{side} pixels.{times} "
+            "The papers' numbers are about other images."
+            + " With fewer than five test images a class no accuracy says much." * (len(test) < 5 * test.n_classes)
+            + "\n")
+
+def _about_changes(s: "Study", changes: dict[str, Any]) -> str:
+    "Of the notebook's parameters those that were fitted."
+    told = [f"{k} = {v} instead of {getattr(s.settings, k)}" for k, v in changes.items() if k in s.given]
+    return f"\n- Fitted to so few images: {'; '.join(told)}." if told else ""
+
+def _about_also(s: "Study", also: dict[str, str]) -> str:
+    "The further sets, and what for."
+    return "".join(f"\n- It also uses **{report.public(name)}** for {s.also[k]}. Another set: `-p {k} NAME`."
+                   for k, name in also.items())
 
 # %% ../nbs/lib/24_study.ipynb #6b2c4c3c
 def interactive() -> bool:
@@ -220,10 +232,14 @@ def style():
                   rc={"figure.dpi": 90, "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False})
 
 # %% ../nbs/lib/24_study.ipynb #14f05b51
+def short(text: str, most: int) -> str:
+    "The text, or its beginning where it has more than so many characters."
+    return text if len(text) <= most else text[:most - 1] + "…"
+
 def show_row(ax: plt.Axes, images: Tensor, title: str):
     "Float images (N C H W, in [0,1]) side by side in one axes."
     ax.imshow(torch.cat(list(images), 2).permute(1, 2, 0).squeeze(), cmap="gray", vmin=0, vmax=1)
-    ax.set_title(title, fontsize=9, loc="left")
+    ax.set_title(short(title, 120), fontsize=9, loc="left")
     ax.axis("off")
 
 # %% ../nbs/lib/24_study.ipynb #5d1c0b04
@@ -286,7 +302,7 @@ class Study:
         self.say(f"Evidence for the claim: {by['for']}. Against it: {by['against']}. Unclear: {by['unclear']}. "
                  f"Not tested: {by['not tested']}. Seeds: {len(self.settings.seeds)}, scale `{self.scale}`. "
                  "Corrected for all claims of the paper that are on record on this set so far."
-                 + " These images are yours, not the paper's: a verdict says what holds on them." * is_own(self.dataset))
+                 + " The images are yours, not the paper's: this is what holds on them." * is_own(self.dataset))
         return table
 
     def figure(self, fig: plt.Figure, name: str, caption: str):
@@ -307,7 +323,8 @@ def begin(name: str, namespace: dict, scales: dict[str, Any]) -> Study:
     style()
     pd.set_option("display.max_colwidth", None)
     s = Study(name, parameters(namespace, scales), list(namespace["__annotations__"]), scales)
-    if is_own(s.dataset): _make_ready(s, {k for k in s.given if namespace[k] is not None})
+    if is_own(s.dataset) and s.paper != "all":  # 10 looks at records only
+        _make_ready(s, {k for k in s.given if namespace[k] is not None})
     return s
 
 # %% ../nbs/lib/24_study.ipynb #9a4b7387

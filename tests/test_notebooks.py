@@ -46,7 +46,7 @@ def test_runs_at_smoke_scale_and_leaves_nothing_untidy(path, execute, browser_pa
 
 @pytest.fixture
 def photographs(tmp_path):
-    "photographs(classes): a folder as people have them, of 20 files a class, of several sizes and with nothing set aside."
+    "photographs(classes): a folder as people have them, 20 files a class, of several sizes, with nothing set aside."
     def photographs(classes):
         draw = np.random.default_rng(0)
         for k, name in enumerate(classes):
@@ -61,8 +61,9 @@ def photographs(tmp_path):
 
 def test_papermill_runs_one_with_other_parameters_on_a_folder(tmp_path, photographs, monkeypatch):
     monkeypatch.setenv("SSLNB_CACHE", str(tmp_path / "cache"))
-    done = from_command_line(STUDY[1], tmp_path / "out.ipynb", "-p", "dataset", photographs("äбc") + "@16", "-p", "scale",
-                             "smoke", "-y", "fractions: [0.5]\nepochs: [1]\nbaseline_epochs: [1]")
+    mine = photographs("äбc") + "@16"
+    done = from_command_line(STUDY[1], tmp_path / "out.ipynb", "-p", "dataset", mine, "-p", "scale", "smoke", "-y",
+                             "fractions: [0.5]\nepochs: [1]\nbaseline_epochs: [1]")
     assert done.returncode == 0, done.stderr
     for path in (reports() / "records").glob("*.csv"): assert str(tmp_path) not in path.read_text("utf-8")
     nb, found = nbformat.read(tmp_path / "out.ipynb", 4), records(every=True)
