@@ -371,7 +371,8 @@ def _tested_on(splits: dict[str, Path]) -> str | None:
 def _fifth(tree: Path, files: dict[str, list[os.DirEntry]], held: bool) -> dict[str, list[os.DirEntry]]:
     "Of the files of each class those that are `held` for testing, a stratified fifth of all; or those that are not."
     labels = np.array([i for i, name in enumerate(files) for _ in files[name]])
-    if len(labels) < 5: raise DataError(f"{tree}: of {len(labels)} images none can be set aside for testing: add some")
+    if len(labels) < 5 and not held: return files
+    if len(labels) < 5: raise DataError(f"{tree}: of {len(labels)} images none is set aside for testing: add some")
     kept = iter((_drawn_for_testing(labels, round(len(labels) / 5)) == held).tolist())
     return {name: [e for e in found if next(kept)] for name, found in files.items()}
 

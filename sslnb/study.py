@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['RANGES', 'COUNT', 'AMOUNT', 'LENGTHS', 'MAY_BE_EMPTY', 'FEWEST', 'parameters', 'at_least', 'same_length',
-           'sets_there', 'square', 'is_own', 'own_images', 'fitting', 'interactive', 'style', 'short', 'show_row',
+           'sets_there', 'square', 'is_own', 'own_images', 'fitting', 'interactive', 'style', 'shortened', 'show_row',
            'Study', 'begin', 'scale_table']
 
 # %% ../nbs/lib/24_study.ipynb #4df0fb24
@@ -232,14 +232,14 @@ def style():
                   rc={"figure.dpi": 90, "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False})
 
 # %% ../nbs/lib/24_study.ipynb #14f05b51
-def short(text: str, most: int) -> str:
+def shortened(text: str, most: int) -> str:
     "The text, or its beginning where it has more than so many characters."
     return text if len(text) <= most else text[:most - 1] + "…"
 
 def show_row(ax: plt.Axes, images: Tensor, title: str):
     "Float images (N C H W, in [0,1]) side by side in one axes."
     ax.imshow(torch.cat(list(images), 2).permute(1, 2, 0).squeeze(), cmap="gray", vmin=0, vmax=1)
-    ax.set_title(short(title, 120), fontsize=9, loc="left")
+    ax.set_title(shortened(title, 120), fontsize=9, loc="left")
     ax.axis("off")
 
 # %% ../nbs/lib/24_study.ipynb #5d1c0b04
