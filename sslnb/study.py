@@ -21,7 +21,7 @@ from IPython.display import Markdown, display
 from torch import Tensor
 
 from . import report, verdicts
-from .core import ROOT, SettingError, checked, copies_folder, replacing
+from .core import ROOT, SettingError, checked, copies_folder, made_public, replacing
 from .data import DataError, Images, is_there, load, own_side, tested_on
 from .protocols import COMPANIONS
 from .runs import Run
@@ -330,5 +330,5 @@ def begin(name: str, namespace: dict, scales: dict[str, Any]) -> Study:
 # %% ../nbs/lib/24_study.ipynb #9a4b7387
 def scale_table(s: Study, scales: dict[str, Any]) -> pd.DataFrame:
     "The parameters of a notebook: their values at each scale, side by side, and in this run."
-    columns = {name: asdict(p) for name, p in scales.items()} | {"this run": asdict(s.settings)}
+    columns = {name: asdict(p) for name, p in scales.items()} | {"this run": made_public(asdict(s.settings))}
     return pd.DataFrame(columns).loc[[k for k in s.given if k not in ("scale", "dataset")]].astype(str)
