@@ -371,7 +371,7 @@ def compare(paper: str, item: str, scale: str, tolerance: float = 0.02, *,
     ours, theirs, rows = records(paper=paper, item=item, scale=scale, **where), reported(paper, item), []
     if "metric" in where: theirs = theirs[theirs.metric == where["metric"]]
     for r in theirs.itertuples():
-        same = (dict(dataset=(instead or {}).get(r.dataset, r.dataset), method=r.method, metric=r.metric)
+        same = (dict(dataset=public((instead or {}).get(r.dataset, r.dataset)), method=r.method, metric=r.metric)
                 | json.loads(r.setting))
         v = _only(ours, same)
         row = {"row": r.row, "column": r.column, "paper": r.value, "ours": "", "from": "", "Δ": "",

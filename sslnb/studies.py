@@ -20,6 +20,7 @@ class About(NamedTuple):
     claims: list[str] = []
     needs: list[str] = []            # numbers of the notebooks that run first: it takes networks or records from them
     helps: list[str] = []            # numbers of the notebooks that one should have read
+    also: dict[str, str] = {}        # what it needs a further set for, by the parameter that names the set
     minutes: dict[str, float] = {}   # that a first run takes on one CPU core, by scale
     memory: dict[str, float] = {}    # GiB, by scale
 
@@ -48,9 +49,12 @@ def _check(where: str, name: str, value):
     usual = About._field_defaults[name]
     words = isinstance(value, list) and all(isinstance(v, str) for v in value)
     amounts = isinstance(value, dict) and all(isinstance(v, (int, float)) and v > 0 for v in value.values())
+    texts = isinstance(value, dict) and all(isinstance(v, str) for v in value.values())
     if isinstance(usual, list) and not words:
         raise ValueError(f"{where}: {name} is a list of words in quotes, not {value!r}")
-    if isinstance(usual, dict) and not amounts:
+    if name == "also" and not texts:
+        raise ValueError(f"{where}: also says for each parameter what its set is for, not {value!r}")
+    if isinstance(usual, dict) and name != "also" and not amounts:
         raise ValueError(f"{where}: {name} is a number for each scale, not {value!r}")
     if isinstance(usual, str) and not isinstance(value, str):
         raise ValueError(f"{where}: {name} is a text, not {value!r}")

@@ -259,7 +259,7 @@ def test_grey_and_mixed_sizes(root):
     images = load("zoo", root=root)
     assert torch.equal(images.pixels[-1, 0], images.pixels[-1, 1])
     paint(grey, w=20, h=12, mode="L")
-    with pytest.raises(DataError, match="0.png is 16×16.*grey.png is 20×12.*size=.*-p size.*resize"):
+    with pytest.raises(DataError, match="0.png is 16×16.*grey.png is 20×12.*size=.*folder:PATH@32"):
         load("zoo", root=root)
     assert load("zoo", root=root, size=16).pixels.shape == (9, 3, 16, 16)
 

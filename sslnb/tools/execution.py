@@ -69,8 +69,7 @@ def sets_of(job: NotebookJob) -> list[str]:
 def _usual_sets(scale: str) -> dict:
     "For each parameter that names further sets: a function from the data set to what it is where it is not given."
     from sslnb import protocols
-    return {"counterpart": protocols.counterpart, "tasks": protocols.task_set, "larger_set": protocols.task_set,
-            "digits": protocols.digit_set,
+    return protocols.COMPANIONS | {
             "others": lambda _: protocols.SIMCLIC[scale].others if scale in protocols.SIMCLIC else []}
 
 # %% ../../nbs/tools/01_execution.ipynb #fbe6fe4b
