@@ -100,10 +100,12 @@ function point(pen, i, r) {
   picture(pen, i, x - side / 2, y - tall / 2, side, tall);
 }
 
-function ring(pen, i, r, width) {
+function framed(pen, i, r, width) {  // a point, larger, with a ring around it
+  const [x, y] = place(i), half = [2.5 * r + 2.5, 2.5 * r * data.height / data.width + 2.5];
+  point(pen, i, r);
   pen.beginPath();
-  if (view.pictures) r *= 1.6;
-  pen.arc(...place(i), r, 0, 7);
+  if (view.pictures) pen.rect(x - half[0], y - half[1], 2 * half[0], 2 * half[1]);
+  else pen.arc(x, y, 1.5 * r, 0, 7);
   pen.lineWidth = width;
   pen.strokeStyle = style("--ink");
   pen.stroke();
@@ -127,8 +129,8 @@ function draw() {  // all points
 function mark() {  // what lies above them: the pinned image with its neighbours, and the one that is pointed at
   const pen = fresh("marks"), r = view.radius, kept = state.pinned < 0 ? [] : near(state.pinned);
   for (const i of kept) line(pen, state.pinned, i);
-  for (const i of kept) { point(pen, i, r * 1.5); ring(pen, i, r * 2, 1); }
-  for (const i of [state.pinned, state.current]) if (i >= 0) { point(pen, i, r * 1.7); ring(pen, i, r * 2.7, 2.5); }
+  for (const i of kept) framed(pen, i, 1.4 * r, 1);
+  for (const i of [state.pinned, state.current]) if (i >= 0) framed(pen, i, 1.8 * r, 2.5);
 }
 
 function line(pen, i, j) {  // dashed to an image of another class
