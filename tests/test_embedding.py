@@ -1,6 +1,8 @@
 "Measures of embeddings against scipy's and scikit-learn's, and at their edges (more: nbs/lib/10_embedding.ipynb)."
 import math
 import re
+import sys
+import types
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from sklearn.neighbors import NearestNeighbors
 from sslnb import embedding
 from sslnb.core import SettingError
 from sslnb.embedding import (alignment, alpha_req, cka, effective_rank, lidar, neighbours, overlap, procrustes, rankme,
-                             same_class, tsne, uniformity)
+                             same_class, tsne, umap, uniformity)
 
 N, D = 300, 24
 
@@ -125,8 +127,26 @@ def test_maps_from_one_start_can_be_compared():
     assert (middle[0] - middle[2]).norm(dim=1).max() < gaps.min() / 2  # still where it was, without any turning
 
 
+def test_umap_begins_where_tsne_does_and_nothing_in_it_is_random(x, y, monkeypatch):
+    class Recorded:  # in place of umap-learn, which is not installed for the tests
+        def __init__(self, **settings): self.settings = settings
+
+        def fit_transform(self, points):
+            assert np.array_equal(points, y.numpy())
+            return self.settings["init"] + self.settings["random_state"]
+    monkeypatch.setitem(sys.modules, "umap", types.SimpleNamespace(UMAP=Recorded))
+    at = umap(y, x)
+    assert at.shape == (N, 2) and np.array_equal(at, embedding._principal_axes(x))
+    assert torch.equal(at, embedding.map_2d(y, x, "umap"))
+
+
+def test_umap_says_what_to_install(x, monkeypatch):
+    monkeypatch.setitem(sys.modules, "umap", None)
+    with pytest.raises(SettingError, match=re.escape("pip install sslnb[umap]")): embedding.map_2d(x, how="umap")
+
+
 @pytest.mark.parametrize("call, name", [(lambda e, f: overlap(e, f, 5), "y"), (procrustes, "y"), (cka, "y"),
-                                        (tsne, "start")])
+                                        (tsne, "start"), (umap, "start")])
 def test_what_cannot_be_compared_is_refused_by_name(call, name, x):
     nan, infinite = x.clone(), x.clone()
     nan[0, 0], infinite[:2, 1] = math.nan, math.inf

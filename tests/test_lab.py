@@ -10,6 +10,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from nbformat.v4 import new_code_cell
 
 pytestmark = pytest.mark.slow
 
@@ -19,18 +20,22 @@ READY = """() => {
     const session = jupyterapp.shell.currentWidget?.sessionContext?.session
     return session?.kernel?.connectionStatus === 'connected' && session.kernel.status === 'idle'
 }"""
+EXPLORER = """from sslnb.explorer import explore
+explore({"raw pixels": evaluate.raw_pixels}, test[:24])"""
 STATES = """() => [...jupyterapp.shell.currentWidget.content.model.cells].filter(c => c.type === 'code').map(
     c => c.executionState === 'running' ? 'running' : c.executionCount ? 'done' : 'idle')"""
 
 
 def smoke_copy(name, place):
-    "The notebook in the folder of the server: at scale smoke, without the outputs that it was committed with."
+    """The notebook in the folder of the server: at scale smoke, without the outputs that it was committed with, with an
+    explorer at the end."""
     nb = nbformat.read(ROOT / "nbs" / f"{name}.ipynb", as_version=4)
     for cell in (c for c in nb.cells if c.cell_type == "code"):
         cell.outputs, cell.execution_count = [], None
         if "parameters" in cell.metadata.get("tags", []):
             assert 'scale: str = "quick"' in cell.source
             cell.source = cell.source.replace('scale: str = "quick"', 'scale: str = "smoke"')
+    nb.cells.append(new_code_cell(EXPLORER))
     place.mkdir(parents=True, exist_ok=True)
     nbformat.write(nb, place / f"{name}.ipynb")
     return place / f"{name}.ipynb"
@@ -125,3 +130,9 @@ def test_run_all_in_jupyterlab(name, open_notebook, lab):
     assert page.locator(".jp-mod-error, [data-mime-type$='error'], [data-mime-type$='stderr']").count() == 0
     if any("ipywidgets.interact" in c.source for c in code): assert page.locator(".widget-slider").count()
     assert list((home / "reports" / "records").glob("*.csv"))
+
+    frame = page.frame_locator(".jp-OutputArea-output iframe[srcdoc]")
+    frame.locator("#plot").click(position={"x": 5, "y": 5})
+    frame.locator("#plot").press("ArrowRight")
+    assert frame.locator("#near button").count() == 10
+    assert frame.locator("html").get_attribute("data-theme") == "light"  # as this JupyterLab is

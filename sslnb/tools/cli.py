@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Commands', 'typed', 'table', 'cli', 'list_notebooks', 'run_one', 'run_study', 'write_report', 'run_races',
            'compare_numbers', 'data_group', 'get_set', 'store_group', 'verify_store', 'prune_store', 'export_encoder',
-           'judge_encoders', 'make_shelf']
+           'explore_encoders', 'judge_encoders', 'make_shelf']
 
 # %% ../../nbs/tools/05_cli.ipynb #ecd22d9a
 import ast, json, os, tempfile, warnings
@@ -306,6 +306,38 @@ def export_encoder(run, form, place):
     from sslnb.encoders import export_run, run_called
     path = export_run(run_called(run), form, place).absolute()
     click.echo(f"{shown(path)}, and beside it {path.with_suffix('.md').name}")
+
+# %% ../../nbs/tools/05_cli.ipynb #cli-explore
+@cli.command("explore", epilog=_examples("sslnb explore --encoder run:71b280aeda7d --encoder pixels",
+                                         "sslnb explore --encoder torchvision:resnet18 --data cifar10 --map umap"))
+@click.option("--encoder", "specs", multiple=True, required=True, metavar="SPEC",
+              help="pixels, run:HASH, torchvision:…, timm:…, file:… or python:…; may be repeated.")
+@_data
+@click.option("--images", "most", default=1000, show_default=True, type=click.IntRange(12), metavar="N",
+              help="Show so many test images.")
+@click.option("--map", "maps", multiple=True, default=["tsne"], show_default=True, type=click.Choice(["tsne", "umap"]),
+              help="May be repeated.")
+@click.option("--to", "place", default="explorer.html", show_default=True,
+              type=click.Path(dir_okay=False, path_type=Path))
+def explore_encoders(specs, dataset, most, maps, place):
+    "Write a page on which test images are points: their neighbours, clusters and errors, encoder beside encoder."
+    from sslnb.data import load
+    from sslnb.explorer import explore
+    train, test = load(dataset).at_most(5000), load(dataset, "test")
+    encoders = {_short(spec): _opened(spec, test) for spec in specs}
+    if len(encoders) < len(specs): raise Mistake(f"two encoders have one name: {', '.join(map(_short, specs))}")
+    page = explore(encoders, test, train if train.n_classes else None, maps=maps, most=most)
+    click.echo(f"{page.title}: {shown(page.save(place).absolute())}")
+
+def _short(spec: str) -> str:
+    "A spec as it may be shown to others: a file's name, not its place."
+    kind, colon, rest = spec.partition(":")
+    return kind + colon + Path(rest).name
+
+def _opened(spec: str, images):
+    from sslnb.encoders import opened
+    from sslnb.evaluate import raw_pixels
+    return raw_pixels if spec == "pixels" else opened(spec, images)
 
 # %% ../../nbs/tools/05_cli.ipynb #cli-judge
 @cli.command("judge", epilog=_examples("sslnb judge --encoder run:71b2 --data cifar10",
