@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ROTNET', 'TRANSFER', 'SUPERVISED_AT', 'OTHER_SETS', 'TASKS', 'DEEPCLUSTER', 'DIGIT_VIEWS', 'MAE_SCALES', 'MAE_VIEWS',
            'MAE_READINGS', 'SIMCLIC', 'PERTURBATIONS', 'GEOMETRY', 'RIVALS', 'TUNED_RECIPES', 'Settings', 'scales_of',
-           'RotNetSettings', 'kept_steps', 'pretraining', 'few_label_training', 'counterpart', 'task_set',
+           'RotNetSettings', 'kept_steps', 'pretraining', 'few_label_training', 'counterpart', 'task_set', 'larger_set',
            'DeepClusterSettings', 'digit_set', 'alexnet_training', 'lars_training', 'MAESettings', 'mae_recipes',
            'contrast_training', 'masked_training', 'SimCLICSettings', 'siamese_training', 'GeometrySettings',
            'five_way_tasks', 'rival_training', 'Recipe', 'in_stages']
@@ -153,6 +153,10 @@ def task_set(dataset: str) -> str:
     it, for photographs."""
     if dataset.startswith("shapes"): return "shapes-20"
     return next(filter(data.is_there, ("cifar100", "cifar100-20c")), "cifar100")
+
+def larger_set(dataset: str) -> str:
+    "The set with another number of classes beside which S3 reads `dataset`: for Caltech101 CIFAR-10, as in the paper."
+    return "cifar10" if dataset == "caltech101" else task_set(dataset)
 
 # %% ../nbs/lib/20_protocols.ipynb #deepcluster-settings
 @checked_dataclass

@@ -69,7 +69,7 @@ def sets_of(job: NotebookJob) -> list[str]:
 def _usual_sets(scale: str) -> dict:
     "For each parameter that names further sets: a function from the data set to what it is where it is not given."
     from sslnb import protocols
-    return {"counterpart": protocols.counterpart, "tasks": protocols.task_set, "larger_set": protocols.task_set,
+    return {"counterpart": protocols.counterpart, "tasks": protocols.task_set, "larger_set": protocols.larger_set,
             "digits": protocols.digit_set,
             "others": lambda _: protocols.SIMCLIC[scale].others if scale in protocols.SIMCLIC else []}
 
