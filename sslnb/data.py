@@ -475,7 +475,7 @@ class _Lists(NamedTuple):
     folder: str               # the one it looks for
     asked: dict[str, tuple]   # split -> arguments after the root; () where the set has no splits
     lists: Callable = lambda found: (found._image_files, found._labels, found.classes)  # files, labels, classes
-    each: int = 0             # so many images of each class are `train` where there are no splits; 0: four in five of all
+    each: int = 0             # without splits so many images of each class are `train`; 0: four in five of all
     size: int | None = None   # of its images, where none is asked for
 
 _TWO = {"train": ("train",), "test": ("test",)}
@@ -825,8 +825,8 @@ def _outlines(images: Images) -> list[str]:
 
 def _warn_of_outlines(images: Images):
     if found := ", ".join(_outlines(images)):
-        warnings.warn(f"{images.name}: in this copy {found} are outlines, not photographs, and easily told from the rest. "
-                      "Results on it are not results on the published set")
+        warnings.warn(f"{images.name}: in this copy {found} are outlines, not photographs, and easily told from the "
+                      "rest. Results on it are not results on the published set")
 
 # %% ../nbs/lib/03_data.ipynb #ac8de4b3
 _FORMAT = 2  # of the cache folders; a new number makes old ones stale
@@ -837,9 +837,9 @@ def load(name: str, split: str = "train", root: str | Path | None = None, size: 
 
     `name`: shapes, shapes-b, shapes-20, digits, mnist, cifar10, cifar100, stl10, one of `LISTED`, a folder below
     `root` with `<split>/<class>/<file>` (without labels: `<split>/<file>` or `<file>`), or `folder:PATH` for such a
-    folder elsewhere. `root`: SSLNB_DATA, or the project's `data/`. `size`: bring every image to size×size (None: as they
-    are; those of caltech101 become 64×64). `classes`: official ids of the classes to keep, renumbered in that order.
-    `download`: fetch a published set that is not there.
+    folder elsewhere. `root`: SSLNB_DATA, or the project's `data/`. `size`: bring every image to size×size (None: those
+    of caltech101 to 64×64, others stay as they are). `classes`: official ids of the classes to keep, renumbered in that
+    order. `download`: fetch a published set that is not there.
     The decoded set is kept in `cache_folder`. `DataError`: anything missing or damaged.
     """
     root = _data_root(root)

@@ -717,7 +717,8 @@ def test_unpack(tmp_path, capsys):
 
 
 def test_what_is_unpacked_of_caltech101_is_what_torchvision_reads(tmp_path):
-    pack(packed := tmp_path / "caltech101-64.zip", [f"101_ObjectCategories/{c}/image_0001.jpg" for c in ("ant", "crab")])
+    packed = tmp_path / "caltech101-64.zip"
+    pack(packed, [f"101_ObjectCategories/{c}/image_0001.jpg" for c in ("ant", "crab")])
     digest = hashlib.sha256(packed.read_bytes()).hexdigest()
     (tmp_path / "SHA256SUMS").write_text(f"{digest}  {packed.name}\n", "utf-8")
     runpy.run_path(str(ROOT / "data" / "unpack.py"))["main"](tmp_path, tmp_path / "sets")

@@ -245,8 +245,8 @@ class Block(nn.Module):
 
 class Lite0(nn.Module):
     "EfficientNet-Lite0: as much of the package as is called."
-    parts = ((1, 3, 1, 16, 1), (6, 3, 2, 24, 2), (6, 5, 2, 40, 2), (6, 3, 2, 80, 3), (6, 5, 1, 112, 3), (6, 5, 2, 192, 4),
-             (6, 3, 1, 320, 1))  # expansion, kernel, stride, channels, repeats
+    parts = ((1, 3, 1, 16, 1), (6, 3, 2, 24, 2), (6, 5, 2, 40, 2), (6, 3, 2, 80, 3), (6, 5, 1, 112, 3),
+             (6, 5, 2, 192, 4), (6, 3, 1, 320, 1))  # expansion, kernel, stride, channels, repeats
 
     def __init__(self):
         super().__init__()
