@@ -1,4 +1,4 @@
-"""Unpack the lossless packs of the real image sets: `make data`, or `python data/unpack.py FOLDER_OF_PACKS`.
+"""Unpack the packs of the real image sets: `make data`, or `python data/unpack.py FOLDER_OF_PACKS`.
 
 They go into the folder that SSLNB_DATA names, where `sslnb.data.load` looks, else into this one.
 Each set appears whole or not at all (unpacked beside its place, then renamed), a set that is there is left alone, and
@@ -13,6 +13,7 @@ SETS = {  # what `data.load` finds under this folder: the packs it is made of
     "cifar100-20c": ["cifar100-20c.zip"],
     "stl10-subset": ["stl10-subset.zip"],
     "tiny-imagenet-20c": ["tiny-imagenet-20c.zip"],
+    "caltech101": ["caltech101-64.zip"],
     "MNIST": ["mnist.tar.xz"]}
 NO_PACKS = """No packs of the image sets at hand ({}), so there is nothing to unpack. To download a set instead:
     python -c "from sslnb.data import load; load('cifar10', download=True)"
@@ -47,6 +48,8 @@ def unpack(name: str, packs: list[Path], expected: dict[str, str], dest: Path):
         for pack in packs:
             verify(pack, expected.get(pack.name))
             extract(pack, part)
+        if name == "caltech101":  # torchvision stops where the class that it leaves out is not there
+            (part / "101_ObjectCategories" / "BACKGROUND_Google").mkdir(exist_ok=True)
         part.chmod(0o755)
         os.rename(part / "MNIST" if name == "MNIST" else part, dest / name)  # that pack brings its own top folder
     finally: shutil.rmtree(part, ignore_errors=True)

@@ -506,6 +506,8 @@ class _Lists(NamedTuple):
     folder: str               # the one it looks for
     asked: dict[str, tuple]   # split -> arguments after the root; () where the set has no splits
     lists: Callable = lambda found: (found._image_files, found._labels, found.classes)  # files, labels, classes
+    each: int = 0             # without splits so many images of each class are `train`; 0: four in five of all
+    size: int | None = None   # of its images, where none is asked for
 
 _TWO = {"train": ("train",), "test": ("test",)}
 _THREE = {"train": ("train",), "val": ("val",), "test": ("test",)}
@@ -514,7 +516,7 @@ _NONE = {"train": (), "test": ()}
 LISTED = {
     "aircraft": _Lists(_torchvision("FGVCAircraft"), "fgvc-aircraft-2013b", _THREE),
     "caltech101": _Lists(_torchvision("Caltech101"), "caltech101/101_ObjectCategories", _NONE,
-                         lambda found: (_caltech_files(found), found.y, found.categories)),
+                         lambda found: (_caltech_files(found), found.y, found.categories), each=30, size=64),
     "cars": _Lists(_torchvision("StanfordCars"), "stanford_cars", _TWO,
                    lambda found: (*zip(*found._samples), found.classes)),
     "dtd": _Lists(_torchvision("DTD"), "dtd/dtd", _THREE),
@@ -528,6 +530,12 @@ LISTED = {
                       lambda found: (found.images, [_objects(file) for file in found.annotations], VOC))}
 
 # %% ../nbs/lib/03_data.ipynb #ed6e7932
+def _drawn_for_training(labels: np.ndarray, n: int) -> np.ndarray:
+    "True at `n` places of each class: the same ones always."
+    order = torch.randperm(len(labels), generator=rng(0, "for training")).numpy()
+    drawn = [order[labels[order] == c][:n] for c in np.unique(labels)]
+    return np.isin(np.arange(len(labels)), np.concatenate(drawn))
+
 def _way(name: str) -> str:
     "How to come by a published set."
     if name == "cars": return "data/README.md says how to lay it out, for it cannot be downloaded any more"
@@ -536,7 +544,7 @@ def _way(name: str) -> str:
 # %% ../nbs/lib/03_data.ipynb #5d2d3297
 def _listed(name: str, split: str, root: Path, download: bool) -> tuple[str, Callable[[], _Content]]:
     "Stamp and content of one split of a set in `LISTED`."
-    maker, sub, asked, lists = LISTED[name]
+    maker, sub, asked, lists, each, _ = LISTED[name]
     _check_split(name, split, asked)
     if download and not os.path.isdir(root / sub):
         _download(name, root, maker, sub, (asked["train"], asked["test"]))
@@ -544,7 +552,8 @@ def _listed(name: str, split: str, root: Path, download: bool) -> tuple[str, Cal
         files, labels, classes = lists(maker(root, *asked[split]))
         files, labels = np.array(list(map(str, files))), np.array(labels, np.int64)
         if not asked[split]:
-            part = _drawn_for_testing(labels, round(len(labels) / 5)) == (split == "test")
+            held = ~_drawn_for_training(labels, each) if each else _drawn_for_testing(labels, round(len(labels) / 5))
+            part = held == (split == "test")
             files, labels = files[part], labels[part]
         names = [file[len(str(root)):] for file in files.tolist()]  # in the order of the labels, unlike the stamp
         stamp = _digest(_stamp(files.tolist(), root), names, labels, list(classes))
@@ -862,6 +871,18 @@ def _choose(images: Images, ids: list[int], wanted: Sequence[int]) -> Images:
     part = images[new[images.labels] >= 0]
     return _known(replace(part, labels=new[part.labels], classes=names), _digest(part.fingerprint, names))
 
+# %% ../nbs/lib/03_data.ipynb #cal-2
+def _outlines(images: Images) -> list[str]:
+    "Classes most of whose images are dark and grey all over: outlines, not photographs."
+    x = images.pixels[:, :, ::4, ::4].flatten(2).int()
+    odd = (x.double().mean((1, 2)) < 60) & (x == x[:, :1]).all(2).all(1)
+    return [name for c, name in enumerate(images.classes) if odd[images.labels == c].double().mean() > 0.5]
+
+def _warn_of_outlines(images: Images):
+    if found := ", ".join(_outlines(images)):
+        warnings.warn(f"{images.name}: in this copy {found} are outlines, not photographs, and easily told from the "
+                      "rest. Results on it are not results on the published set")
+
 # %% ../nbs/lib/03_data.ipynb #ac8de4b3
 _FORMAT = 2  # of the cache folders; a new number makes old ones stale
 
@@ -873,15 +894,18 @@ def load(name: str, split: str = "train", root: str | Path | None = None, size: 
     `root` with `<split>/<class>/<file>` or `<class>/<file>` (without labels: `<split>/<file>` or `<file>`), or
     `folder:PATH` for such a folder elsewhere; `folder:PATH@64` brings its images to 64×64. A folder without a split
     `test` is tested on its `val`, else on a stratified fifth of its images, which is then not in `train`. `root`:
-    SSLNB_DATA, or the project's `data/`. `size`: bring every image to size×size. `classes`:
-    official ids of the classes to keep, renumbered in that order. `download`: fetch a published set that is not there.
+    SSLNB_DATA, or the project's `data/`. `size`: bring every image to size×size (None: those of caltech101 to 64×64,
+    others stay as they are). `classes`: official ids of the classes to keep, renumbered in that order. `download`:
+    fetch a published set that is not there.
     The decoded set is kept in `cache_folder`. `DataError`: anything missing or damaged.
     """
     root, size = _data_root(root), own_side(name) if size is None else size
+    if size is None and name in LISTED: size = LISTED[name].size
     if size is not None and size < 1: raise DataError(f"size={size}: a number of pixels, 1 or more")
     stamp, content = _find(name, split, root, size, download)
     title = public_name(name)
     key = f"{title.replace(':', '-')}-{split}" + (f"-{size}" if size else "")
     stamp = _digest(_FORMAT, key, stamp)
     images, ids = _cached(_cache_folders(root), key, stamp, content, size, f"{title}/{split}")
+    if name == "caltech101": _warn_of_outlines(images)
     return images if classes is None else _choose(images, ids, classes)

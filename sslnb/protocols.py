@@ -6,9 +6,9 @@
 __all__ = ['ROTNET', 'TRANSFER', 'SUPERVISED_AT', 'OTHER_SETS', 'TASKS', 'DEEPCLUSTER', 'DIGIT_VIEWS', 'COMPANIONS', 'MAE_SCALES',
            'MAE_VIEWS', 'MAE_READINGS', 'SIMCLIC', 'PERTURBATIONS', 'GEOMETRY', 'RIVALS', 'TUNED_RECIPES', 'Settings',
            'scales_of', 'RotNetSettings', 'kept_steps', 'pretraining', 'few_label_training', 'counterpart', 'task_set',
-           'DeepClusterSettings', 'digit_set', 'alexnet_training', 'lars_training', 'MAESettings', 'mae_recipes',
-           'contrast_training', 'masked_training', 'SimCLICSettings', 'siamese_training', 'GeometrySettings',
-           'five_way_tasks', 'rival_training', 'Recipe', 'in_stages']
+           'larger_set', 'DeepClusterSettings', 'digit_set', 'alexnet_training', 'lars_training', 'MAESettings',
+           'mae_recipes', 'contrast_training', 'masked_training', 'SimCLICSettings', 'siamese_training',
+           'GeometrySettings', 'five_way_tasks', 'rival_training', 'Recipe', 'in_stages']
 
 # %% ../nbs/lib/20_protocols.ipynb #709cfdfe
 from collections.abc import Callable
@@ -156,6 +156,10 @@ def task_set(dataset: str) -> str:
     usual = "shapes-20" if dataset.startswith("folder:") else "cifar100"
     return next(filter(data.is_there, ("cifar100", "cifar100-20c")), usual)
 
+def larger_set(dataset: str) -> str:
+    "The set with another number of classes beside which S3 reads `dataset`: for Caltech101 CIFAR-10, as in the paper."
+    return "cifar10" if dataset == "caltech101" else task_set(dataset)
+
 # %% ../nbs/lib/20_protocols.ipynb #deepcluster-settings
 @checked_dataclass
 class DeepClusterSettings(Settings):
@@ -212,7 +216,7 @@ def digit_set(dataset: str) -> str:
     return "digits" if dataset.startswith("shapes") or own else "mnist"
 
 # what a parameter that names a further set is where it is not given: a function of the data set
-COMPANIONS = {"counterpart": counterpart, "tasks": task_set, "larger_set": task_set, "digits": digit_set}
+COMPANIONS = {"counterpart": counterpart, "tasks": task_set, "larger_set": larger_set, "digits": digit_set}
 
 # %% ../nbs/lib/20_protocols.ipynb #eecc6f75
 def alexnet_training(p: DeepClusterSettings, method: str, images: data.Images, dataset: str, seed: int,

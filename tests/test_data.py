@@ -9,10 +9,12 @@ import pytest
 import torch
 from filelock import FileLock
 from PIL import Image
+from torchvision.datasets import Caltech101
 
 from sslnb import core, data
 from sslnb.core import ROOT
 from sslnb.data import DataError, Images, is_there, load, public_name
+from sslnb.downstream import load_parts
 from sslnb.runs import cached
 
 fork = multiprocessing.get_context("fork")
@@ -724,6 +726,16 @@ def test_unpack(tmp_path, capsys):
     assert sorted(p.name for p in dest.iterdir()) == ["stl10-subset"]
 
 
+def test_what_is_unpacked_of_caltech101_is_what_torchvision_reads(tmp_path):
+    packed = tmp_path / "caltech101-64.zip"
+    pack(packed, [f"101_ObjectCategories/{c}/image_0001.jpg" for c in ("ant", "crab")])
+    digest = hashlib.sha256(packed.read_bytes()).hexdigest()
+    (tmp_path / "SHA256SUMS").write_text(f"{digest}  {packed.name}\n", "utf-8")
+    runpy.run_path(str(ROOT / "data" / "unpack.py"))["main"](tmp_path, tmp_path / "sets")
+    found = Caltech101(tmp_path / "sets")
+    assert found.categories == ["ant", "crab"] and len(found) == 2
+
+
 def test_unpack_into_the_data_folder(tmp_path):
     "`make data` puts the sets where `load` looks, and sweeps what a process that was killed left."
     packs, dest = tmp_path / "packs", tmp_path / "disk" / "sets"
@@ -761,6 +773,16 @@ def test_real_set(name, train, test, k, mean, std):
     if name != "mnist": assert images.labels.bincount().tolist() == [train // k] * k
     found = images.mean_std()
     assert np.allclose(found[0], mean, atol=6e-6) and (std is None or np.allclose(found[1], std, atol=6e-6))
+
+
+@pytest.mark.filterwarnings("ignore:.*are outlines")
+def test_real_caltech101():
+    if not (ROOT / "data" / "caltech101").exists(): pytest.skip("run `make data`")
+    train, val, test = load_parts("caltech101", None, root=ROOT / "data")
+    assert [set(part.labels.bincount().tolist()) for part in (train, val)] == [{24}, {6}]
+    assert (len(test), test.n_classes, test.pixels.shape[1:]) == (5_647, 101, (3, 64, 64))
+    assert test.labels.bincount().min() == 1 and test.classes[:5] == ("Faces", "Faces_easy", "Leopards", "Motorbikes",
+                                                                    "accordion")
 
 
 def test_cifar_classes():

@@ -193,6 +193,8 @@ def make(tmp_path, monkeypatch):
         made.classes = tuple(MADE[name](made))
         whole = DOWNSTREAM[name]._replace(classes=len(made.classes), images=len(made.labels))
         monkeypatch.setitem(DOWNSTREAM, name, whole)
+        if name == "caltech101":  # 8 of each class instead of 30, of which more than are made here
+            monkeypatch.setitem(LISTED, name, LISTED[name]._replace(each=8))
         return made
     return of
 
@@ -295,6 +297,26 @@ def test_changes_are_seen(make):
     assert swapped.labels.tolist() == after.labels.tolist() and swapped.fingerprint != after.fingerprint
     Image.new("RGB", (9, 9)).save(made.files[0])
     assert load("pets", size=8, root=made.root).pixels[0].max() == 0
+
+
+def test_caltech101_trains_on_as_many_of_each_class_and_tests_on_the_rest(make):
+    made = make("caltech101")
+    more = [made.root / f"caltech101/101_ObjectCategories/crab/image_{i:04d}.jpg" for i in range(11, 15)]
+    for file in more: Image.new("RGB", (9, 9), (8, 100, 200)).save(file)
+    train, test = (load("caltech101", split, root=made.root) for split in ("train", "test"))
+    assert train.labels.bincount().tolist() == [8, 8, 8] and test.labels.bincount().tolist() == [2, 2, 6]
+    assert train.pixels.shape[2:] == (64, 64) and "8×8" in repr(load("caltech101", size=8, root=made.root))
+    shutil.rmtree(made.root / "cache")
+    assert load("caltech101", root=made.root).fingerprint == train.fingerprint
+
+
+def test_classes_that_are_outlines_are_named(make):
+    made = make("caltech101")
+    outline = Image.new("RGB", (40, 40))
+    outline.paste((255, 255, 255), (20, 0, 22, 40))
+    for file in made.files[10:20]: outline.save(file)
+    with pytest.warns(UserWarning, match="caltech101/test: in this copy ant are outlines, not photographs"):
+        load("caltech101", "test", root=made.root)
 
 
 def test_the_order_of_the_disk_does_not_matter(make, monkeypatch):

