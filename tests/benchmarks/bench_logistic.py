@@ -39,10 +39,10 @@ def exact(x, y):
     return found.weight, found.bias
 
 
-def sklearns(x, y, dtype=torch.float32):
-    "Its default tolerance (1e-4, of the gradient) ends the search early at large C: see the column of objectives."
+def sklearns(x, y, dtype=torch.float32, tol=1e-4):
+    "Its default tolerance `tol`, of the gradient, ends the search early at large C: see the column of objectives."
     x, y, found = x.to(dtype).cpu().numpy(), y.cpu().numpy(), []
-    model = LogisticRegression(max_iter=1000, warm_start=True)
+    model = LogisticRegression(max_iter=5000, warm_start=True, tol=tol)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         for C in CS:
@@ -58,8 +58,10 @@ def main():
     parser.add_argument("--classes", type=int, default=10)
     args = parser.parse_args()
     x, y = samples(args.points, args.features, args.classes, args.device)
+    double = partial(sklearns, dtype=torch.float64)
     ways, found = {"sslnb": ours, "scikit-learn, warm-started, float32": sklearns,
-                   "scikit-learn, warm-started, float64": partial(sklearns, dtype=torch.float64)}, {}
+                   "scikit-learn, warm-started, float64": double,
+                   "scikit-learn, warm-started, float64, tol=1e-7": partial(double, tol=1e-7)}, {}
     def work(name):
         found[name] = ways[name](x, y)
         return 1
