@@ -655,9 +655,10 @@ def _decoded(content: _Content, size: int | None):
     with ThreadPoolExecutor() as pool:
         for i in range(0, len(content.items), 512):
             items = content.items[i:i + 512]
-            block = list(pool.map(lambda item: _pixels_or_error(content, item, size), items))
-            broken += [found for found in block if isinstance(found, DataError)]
+            found = list(pool.map(lambda item: _pixels_or_error(content, item, size), items))
+            broken += [err for err in found if isinstance(err, DataError)]
             if broken: continue  # to name the others, too
+            block = [pixels for pixels in found if not isinstance(pixels, DataError)]
             shape = shape or block[0].shape
             for item, a in zip(items, block): _check_shape(a.shape, shape, item, content.items[0])
             yield np.ascontiguousarray(np.stack(block))
