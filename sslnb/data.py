@@ -22,6 +22,7 @@ from numpy.typing import ArrayLike
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from . import shapes
 from .behaviour import version
 from .core import Progress, folder, locked, public_name, replacing, rng
 
@@ -531,7 +532,6 @@ _DRAWS = {"train": (8_000, 0), "test": (2_000, 1)}  # images, seed
 
 def _drawn(name: str, split: str, size: int | None) -> tuple[str, Callable[[], _Content]]:
     "Stamp and content of a set drawn by code; the stamp is the code."
-    from sslnb import shapes
     _check_split(name, split, _DRAWS)
     def content():
         n, seed = _DRAWS[split]
@@ -822,6 +822,7 @@ def load(name: str, split: str = "train", root: str | Path | None = None, size: 
     """
     root = _data_root(root)
     if size is not None and size < 1: raise DataError(f"size={size}: a number of pixels, 1 or more")
+    if name in DRAWN and size == shapes.DOMAINS[name].size: size = None  # as they are drawn
     stamp, content = _find(name, split, root, size, download)
     title = public_name(name)
     key = f"{title.replace(':', '-')}-{split}" + (f"-{size}" if size else "")
