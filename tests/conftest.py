@@ -44,6 +44,19 @@ def python():
 
 
 @pytest.fixture
+def forked(tmp_path_factory):
+    "forked(code, *args): as `python`, and torch is there already."
+    from forked import Forked
+    started = []
+
+    def start(code, *args):
+        started.append(Forked(code, list(map(str, args)), tmp_path_factory.mktemp("forked")))
+        return started[-1]
+    yield start
+    for p in started: p.kill()
+
+
+@pytest.fixture
 def stop_at():
     "A progress bar that interrupts once the state after so many steps is saved."
     class Stop:
