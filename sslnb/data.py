@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from importlib.metadata import distribution
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from xml.etree import ElementTree
@@ -23,6 +24,7 @@ from numpy.typing import ArrayLike
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from . import shapes
 from .behaviour import version
 from .core import Progress, folder, locked, public_name, replacing, rng
 
@@ -567,7 +569,6 @@ _DRAWS = {"train": (8_000, 0), "test": (2_000, 1)}  # images, seed
 
 def _drawn(name: str, split: str, size: int | None) -> tuple[str, Callable[[], _Content]]:
     "Stamp and content of a set drawn by code; the stamp is the code."
-    from sslnb import shapes
     _check_split(name, split, _DRAWS)
     def content():
         n, seed = _DRAWS[split]
@@ -579,13 +580,15 @@ def _drawn(name: str, split: str, size: int | None) -> tuple[str, Callable[[], _
 # %% ../nbs/lib/03_data.ipynb #19ec9e58
 def _digits(split: str) -> tuple[str, Callable[[], _Content]]:
     "Stamp and content of scikit-learn's digits: 1,437 for training, 360 for testing; the stamp is who is in the split."
-    from sklearn.datasets import load_digits
     _check_split("digits", split, ["train", "test"])
-    found = load_digits()
-    mine = _drawn_for_testing(found.target, 360) == (split == "test")
+    # what load_digits reads: to import it would take two seconds
+    file = distribution("scikit-learn").locate_file("sklearn/datasets/data/digits.csv.gz")
+    found = np.loadtxt(str(file), delimiter=",")
+    target = found[:, 64].astype(np.int64)
+    mine = _drawn_for_testing(target, 360) == (split == "test")
     def content():
-        pixels = np.round(found.images[mine] * (255 / 16)).astype(np.uint8)
-        return _arrays(pixels, found.target[mine], "0123456789", read=_enlarge)
+        pixels = np.round(found[mine, :64].reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
+        return _arrays(pixels, target[mine], "0123456789", read=_enlarge)
     return _digest("digits", np.flatnonzero(mine)), content
 
 # %% ../nbs/lib/03_data.ipynb #b7417fb7
@@ -903,6 +906,7 @@ def load(name: str, split: str = "train", root: str | Path | None = None, size: 
     root, size = _data_root(root), own_side(name) if size is None else size
     if size is None and name in LISTED: size = LISTED[name].size
     if size is not None and size < 1: raise DataError(f"size={size}: a number of pixels, 1 or more")
+    if name in DRAWN and size == shapes.DOMAINS[name].size: size = None  # as they are drawn
     stamp, content = _find(name, split, root, size, download)
     title = public_name(name)
     key = f"{title.replace(':', '-')}-{split}" + (f"-{size}" if size else "")

@@ -431,10 +431,11 @@ GEOMETRY = scales_of(
 # %% ../nbs/lib/20_protocols.ipynb #geometry-training
 RIVALS = {"simclr": "SimCLR", "supcon": "SupCon", "supce": "SupCE"}
 
-def five_way_tasks(task_set: str, most: int) -> list[tuple[data.Images, data.Images]]:
-    "Training (at most `most`) and validation images of the four TASKS of `task_set`. `DataError`: it lacks a class."
+def five_way_tasks(task_set: str, most: int, held: int | None = None) -> list[tuple[data.Images, data.Images]]:
+    """Training (at most `most`) and validation images (at most `held`, or all) of the four TASKS of `task_set`.
+    `DataError`: it lacks a class."""
     parts = [[data.load(task_set, split, classes=ids) for split in ("train", "test")] for ids in TASKS[task_set]]
-    return [(train.at_most(most), test) for train, test in parts]
+    return [(train.at_most(most), test.at_most(held) if held and held < len(test) else test) for train, test in parts]
 
 # %% ../nbs/lib/20_protocols.ipynb #e3db03bc
 def rival_training(p: GeometrySettings, images: data.Images, dataset: str, method: str, seed: int,

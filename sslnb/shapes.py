@@ -384,7 +384,7 @@ def draw(n: int, seed: int, domain: str = "shapes", size: int | None = None) -> 
     if size < 8: raise ValueError(f"size = {size}: a figure needs at least 8 pixels")
     order, throws, grain = (RandomState([seed, stream]) for stream in range(3))
     labels = (np.arange(n) % D.figures)[np.argsort(order.random_sample(n), kind="stable")]
-    pixels, step = np.empty((n, 3, size, size), np.uint8), max(1, (1 << 18) // (size * size))
+    pixels, step = np.empty((n, 3, size, size), np.uint8), max(1, (1 << 16) // (size * size))
     for i in range(0, n, step):
         chunk = labels[i:i + step]
         image = draw_batch(chunk, throws.random_sample((len(chunk), THROWS)), size, D)

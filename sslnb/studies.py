@@ -6,6 +6,7 @@
 __all__ = ['About', 'declared']
 
 # %% ../nbs/lib/23_studies.ipynb #5d1c0a03
+import functools
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,8 +31,12 @@ def declared(place: Path) -> dict[str, About]:
     `ValueError`: it cannot be read, or says what nobody can use."""
     path = place / "studies.yaml"
     if not path.exists(): return {}
-    try: table = yaml.safe_load(path.read_text("utf-8")) or {}
+    try: return _read(path, path.read_text("utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as err: raise ValueError(f"{path} cannot be read: {err}") from None
+
+@functools.cache  # every notebook of the folder asks
+def _read(path: Path, text: str) -> dict[str, About]:
+    table = yaml.safe_load(text) or {}
     if not isinstance(table, dict): raise ValueError(f"{path}: it says something about each notebook, by its number")
     return {number: _about(f"{path}, {number}", number, said) for number, said in table.items()}
 

@@ -12,9 +12,12 @@ from execnb.nbio import read_nb
 from execnb.shell import CaptureShell
 
 
+SLOWEST = ("test_lab", "test_docs", "test_notebooks", "test_solutions")
+
+
 def pytest_collection_modifyitems(items):
-    "What is slow begins: then two workers end at the same time."
-    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+    "What is slow begins, and the slowest first: then two workers end at the same time."
+    items.sort(key=lambda item: (item.get_closest_marker("slow") is None, item.path.stem not in SLOWEST))
 
 
 @pytest.fixture(autouse=True)
@@ -39,6 +42,19 @@ def python():
                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8")
         started.append(p)
         return p
+    yield start
+    for p in started: p.kill()
+
+
+@pytest.fixture
+def forked(tmp_path_factory):
+    "forked(code, *args): as `python`, and torch is there already."
+    from forked import Forked
+    started = []
+
+    def start(code, *args):
+        started.append(Forked(code, list(map(str, args)), tmp_path_factory.mktemp("forked")))
+        return started[-1]
     yield start
     for p in started: p.kill()
 

@@ -5,6 +5,8 @@ set -e
 cd "$(dirname "$0")/.."
 BIN=${VENV:-.venv}/bin
 
+unset PYTHONDONTWRITEBYTECODE  # else each of some fifty processes compiles the package anew
+
 sources() { find sslnb nbs -name '*.py' -o -name '*.ipynb' | LC_ALL=C sort | xargs sha256sum; }  # works without git, too
 before=$(sources)
 $BIN/nbdev_export

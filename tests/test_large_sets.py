@@ -60,17 +60,17 @@ def sparse(path, n, side):
 
 def told(process):
     out, err = process.communicate(timeout=120)
-    assert process.returncode == 0, err[-2000:]
+    assert process.poll() == 0, err[-2000:]
     return json.loads(out)
 
 
 @pytest.mark.parametrize("method, encoder", [("mae", "vit_tiny"), ("simclr", "tiny")])
-def test_thirty_gigabytes_of_images_train_in_two(tmp_path, python, method, encoder):
+def test_thirty_gigabytes_of_images_train_in_two(tmp_path, forked, method, encoder):
     file = sparse(tmp_path / "pixels.npy", 200_000, 224)
-    found = told(python(TRAIN, file, 2048, method, encoder, 16))
+    found = told(forked(TRAIN, file, 2048, method, encoder, 16))
     assert found["pixels"] > 28_000 and found["added"] < 700
 
 
-def test_statistics_and_fingerprint_are_computed_in_pieces(tmp_path, python):
-    found = told(python(STATISTICS, sparse(tmp_path / "pixels.npy", 2000, 224)))
+def test_statistics_and_fingerprint_are_computed_in_pieces(tmp_path, forked):
+    found = told(forked(STATISTICS, sparse(tmp_path / "pixels.npy", 2000, 224)))
     assert found["mean"] == [0, 0, 0] and found["pixels"] > 280 and found["added"] < 150

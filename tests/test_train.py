@@ -38,7 +38,7 @@ def as_json(run):
 
 def wait_for(path, process):
     while not path.exists():
-        assert process.poll() is None, process.stderr.read()
+        assert process.poll() is None, process.communicate()[1]
         time.sleep(0.01)
 
 
@@ -47,15 +47,15 @@ def contents(run):
 
 
 @pytest.mark.slow
-def test_killed_twice_ends_bit_identical(run, python, tmp_path):
+def test_killed_twice_ends_bit_identical(run, forked, tmp_path):
     for file in (run.state_file, run.model_file(50)):
-        p = python(TRAIN, as_json(run))
+        p = forked(TRAIN, as_json(run))
         wait_for(file, p)
         os.kill(p.pid, signal.SIGKILL)
         assert p.wait() == -signal.SIGKILL and not run.provenance_file.exists()
     assert load_tensors(run.state_file)[1]["step"] >= 40  # it went on; it did not begin again
-    p = python(TRAIN, as_json(run))
-    assert p.wait() == 0, p.stderr.read()
+    p = forked(TRAIN, as_json(run))
+    assert p.wait() == 0, p.communicate()[1]
 
     straight = pretrain(CONFIG, store=tmp_path / "straight")
     (encoders, history), (expected, expected_history) = contents(run), contents(straight)
@@ -65,10 +65,10 @@ def test_killed_twice_ends_bit_identical(run, python, tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_train_one_run(run, python):
-    both = [python(TRAIN, as_json(run)) for _ in range(2)]
+def test_two_processes_train_one_run(run, forked):
+    both = [forked(TRAIN, as_json(run)) for _ in range(2)]
     said = sorted(p.communicate()[1].split("simclr on shapes: ")[-1].split(";")[0] for p in both)
-    assert [p.returncode for p in both] == [0, 0]
+    assert [p.poll() for p in both] == [0, 0]
     assert said == ["0 trained, 1 from the store", "1 trained, 0 from the store"]
     run.verify()
 

@@ -166,12 +166,11 @@ def stands_for(dataset: str, theirs: list[str]) -> list[str]:
 # %% ../../nbs/tools/04_page.ipynb #73b8d7a8
 def matching(ours: pd.DataFrame, number: Any) -> pd.DataFrame:
     "Our records beside one reported number, with what their settings have beyond the paper's as the column `more`."
-    wanted = json.loads(number.setting)
-    given = ours.setting.map(json.loads)
+    found = ours[(ours.method == number.method) & (ours.metric == number.metric)]
+    wanted, given = json.loads(number.setting), found.setting.map(json.loads)
     fits = given.map(lambda s: all(s.get(k) == v for k, v in wanted.items()) and s.get("final", True)).astype(bool)
-    found = ours[fits & (ours.method == number.method) & (ours.metric == number.metric)]
-    more = given[found.index].map(lambda s: json.dumps({k: v for k, v in s.items() if k not in wanted}))
-    return found.assign(more=more)
+    more = given[fits].map(lambda s: json.dumps({k: v for k, v in s.items() if k not in wanted}))
+    return found[fits].assign(more=more)
 
 # %% ../../nbs/tools/04_page.ipynb #69b4c147
 def tables() -> list[dict]:
@@ -196,7 +195,8 @@ def _beside(numbers: pd.DataFrame, ours: pd.DataFrame) -> dict:
     "By the index of a number of the paper: our records that belong beside it, where there are any."
     theirs = list(numbers.dataset.unique())
     sets = {d: [o for o in ours.dataset.unique() if d in stands_for(o, theirs)] for d in theirs}
-    found = {n.Index: matching(ours[ours.dataset.isin(sets[n.dataset])], n) for n in numbers.itertuples()}
+    here = {d: ours[ours.dataset.isin(sets[d])] for d in theirs if sets[d]}
+    found = {n.Index: matching(here[n.dataset], n) for n in numbers.itertuples() if n.dataset in here}
     return {index: records for index, records in found.items() if len(records)}
 
 # %% ../../nbs/tools/04_page.ipynb #4f5afc4e
