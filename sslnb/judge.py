@@ -103,7 +103,7 @@ class Finding(NamedTuple):
 def wilson(share: float, n: int, z: float = 1.96) -> tuple[float, float]:
     "Limits of a `share` of `n` (Wilson 1927; Brown et al. 2001, eq. 4); 95 % at the usual `z`."
     middle, half = share + z**2 / (2 * n), z * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
-    return (middle - half) / (1 + z**2 / n), (middle + half) / (1 + z**2 / n)
+    return max(0.0, (middle - half) / (1 + z**2 / n)), min(1.0, (middle + half) / (1 + z**2 / n))
 
 # %% ../nbs/lib/28_judge.ipynb #ju-31
 FRACTIONS, DRAWS = (0.01, 0.1), 5            # few: of the labels; how often they are drawn
@@ -114,16 +114,21 @@ BENT, RADIUS, DIRECTIONS = 200, 0.5, 3       # geometry: training images, of fil
 
 def judge_linear(s: Subject) -> list[Finding]:
     "A linear probe on all labels (SGD; its rate is chosen on a tenth of the training images)."
-    by = answered(linear_of(s)["predicted"], s.test)
-    by = by | {"mean_per_class": mean_per_class(linear_of(s)["predicted"], s.test.labels.cpu()).item()}
-    return [Finding("linear", m, {"labels": len(s.train)}, [by]) for m in dict.fromkeys(("top1", metric_of(s.test)))]
+    each = {"mean_per_class": mean_per_class(linear_of(s)["predicted"], s.test.labels.cpu()).item()}
+    found = _answered(linear_of(s), s.test) | each
+    return [Finding("linear", m, {"labels": len(s.train)}, [found]) for m in dict.fromkeys(("top1", metric_of(s.test)))]
+
+def _answered(found, test) -> Found:
+    "`answered` for what was `predicted`, with who predicted it."
+    right = answered(found["predicted"], test)
+    return Found(right, found.by, right.answers)
 
 def judge_knn(s: Subject) -> list[Finding]:
     "The votes of the 20 nearest training images, by cosine, at temperature 0.07."
     how = dict(n_classes=s.train.n_classes, k=20, temperature=0.07)
     def scores(): return {"predicted": knn(s.x, s.train.labels, s.x_test, **how).argmax(1)}
     found = s.probed((knn,), arguments(knn, "x", "y", "x_test", **how), scores)
-    return [Finding("knn", "top1", {"k": 20}, [answered(found["predicted"], s.test)])]
+    return [Finding("knn", "top1", {"k": 20}, [_answered(found, s.test)])]
 
 # %% ../nbs/lib/28_judge.ipynb #ju-32
 def judge_few(s: Subject) -> list[Finding]:
@@ -139,7 +144,7 @@ def _with(s, fraction, draw) -> Found:
         i = at.to(s.x.device)
         return _linear(s.x[i], s.train.labels[at.to(s.train.labels.device)], s.x_test, n_classes, draw)
     found = s.probed((linear_probe, stratified), how | {"fraction": fraction}, scores)
-    return answered(found["predicted"], s.test)
+    return _answered(found, s.test)
 
 # %% ../nbs/lib/28_judge.ipynb #ju-33
 def judge_transfer(s: Subject) -> list[Finding]:
@@ -151,7 +156,7 @@ def judge_transfer(s: Subject) -> list[Finding]:
         x, x_test = features(s.encoder, train), features(s.encoder, test)
         return _linear(x, train.labels, x_test, train.n_classes, s.seed)
     found = s.probed((linear_probe,), how | {"train": train, "test": test}, scores)
-    return [Finding("transfer", "top1", {"to": train.name.partition("/")[0]}, [answered(found["predicted"], test)])]
+    return [Finding("transfer", "top1", {"to": train.name.partition("/")[0]}, [_answered(found, test)])]
 
 def judge_robust(s: Subject) -> list[Finding]:
     "Encoder and linear probe under PGD on the images (white box, 10 steps), and under random signs of the same size."
@@ -233,11 +238,13 @@ def panel_sets(dataset: str, size: int | None = None, n: int | None = None) -> t
     train, test = load(dataset, size=size), load(dataset, "test", size=size)
     return (train.at_most(n), test.at_most(n)) if n else (train, test)
 
-def panel_others(dataset: str, images: Images, named: str | None = None) -> tuple[Images, Images] | None:
-    """Training and test images of the set for transfer from `dataset`, in the size of its `images`: the one `named`,
-    else the first of OTHER_SETS that is there; None where there is none. `DataError`: the one named is not there."""
+def panel_others(dataset: str, images: Images, named: str | None = None,
+                 n: int | None = None) -> tuple[Images, Images] | None:
+    """Training and test images (`n` of each at most) of the set for transfer from `dataset`, in the size of its
+    `images`: the one `named`, else the first of OTHER_SETS that is there; None where there is none. `DataError`: the
+    one named is not there."""
     name = named or next(filter(is_there, OTHER_SETS.get(dataset, ())), None)
-    return panel_sets(name, min(images.pixels.shape[-2:])) if name else None
+    return panel_sets(name, min(images.pixels.shape[-2:]), n) if name else None
 
 # %% ../nbs/lib/28_judge.ipynb #ju-51
 LINES = ("linear", "knn", "few", "transfer", "label-free")  # the parts that the known lines are asked, too
@@ -265,7 +272,7 @@ def panel(encoder: Judged, train: Images, test: Images, *, name: str | None = No
     _check(encoder, name, train, test, others, parts := tuple(parts))
     judged = {name: encoder}
     if lines:
-        fresh = {f"{name}, untrained": untrained(encoder, seed)}
+        fresh = {f"{name} (untrained)": untrained(encoder, seed)}
         judged |= {k: e for k, e in fresh.items() if e is not None} | {Pixels.name: Pixels(train).to(_device(encoder))}
     subjects = {k: Subject(e, train, test, others, seed) for k, e in judged.items()}
     asked = {k: [p for p in PARTS if p in parts and (k == name or p in LINES)] for k in subjects}
@@ -346,7 +353,7 @@ def _draw_one(axes, who: str, found: list[Finding], look: dict, shift: float):
     def of(part, **setting):
         return [f for f in found if f.part == part and f.metric == "top1" and f.setting | setting == f.setting]
     by_labels = of("few") + of("linear")
-    _points(axes[0], by_labels, [f.setting["labels"] for f in by_labels], label=who, **look)
+    _points(axes[0], by_labels, [f.setting["labels"] for f in by_labels], **look)
     for attack, style in (("pgd", {}), ("noise", dict(ls=":", alpha=0.6))):
         curve = of("robust", attack=attack)
         _points(axes[1], curve, [255 * f.setting["eps"] for f in curve], **look | style)
@@ -358,6 +365,7 @@ def draw(panels: list[Panel]) -> Any:
     """A figure of panels on one set: accuracy by the number of labels, under attack (PGD; dotted: noise of the same
     size), and without training on the set's labels."""
     import matplotlib.pyplot as plt
+    from matplotlib.lines import Line2D
     fig, axes = plt.subplots(1, 3, figsize=(13, 4), layout="constrained", sharey=True)
     found, looks, test = {k: v for p in panels for k, v in p.found.items()}, _looks(panels), panels[0].test
     for i, (who, look) in enumerate(looks.items()):
@@ -371,7 +379,8 @@ def draw(panels: list[Panel]) -> Any:
     axes[2].set_xticks([0, 1][:1 + bool(to)], ["nearest neighbours", f"linear probe,\n{to}"][:1 + bool(to)])
     axes[0].text(0.98, chance, "most frequent class", transform=axes[0].get_yaxis_transform(), ha="right",
                  va="bottom", color="0.5", fontsize=8)
-    axes[0].legend(frameon=False, fontsize=8)
+    axes[0].legend([Line2D([], [], marker="o", ms=4, **look) for look in looks.values()], looks, frameon=False,
+                   fontsize=8)
     return fig
 
 # %% ../nbs/lib/28_judge.ipynb #ju-71

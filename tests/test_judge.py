@@ -76,7 +76,7 @@ def net():
 
 def test_one_encoder_in_four_formats_is_judged_alike(sets, tmp_path, monkeypatch):
     net, own, quick = small_stem(), tmp_path / "own", {"parts": ["knn"], "lines": False}
-    sets = sets[0][:60], sets[1][:20]
+    sets = sets[0][:30], sets[1][:10]
     state = {k: v for k, v in net.state_dict().items() if not k.startswith("fc.")}
     parts = [net.conv1, net.bn1, net.relu, net.maxpool, net.layer1, net.layer2, net.layer3, net.layer4]
     lightly = {f"backbone.{k}": v for k, v in nn.Sequential(*parts).state_dict().items()}
@@ -151,7 +151,7 @@ def test_transfer_is_judged_on_the_other_set_and_left_out_where_there_is_none(se
 
 def test_known_lines(sets, plain):
     found = panel(plain, *sets, parts=["knn", "geometry"]).found
-    assert list(found) == [plain.name, f"{plain.name}, untrained", "raw pixels"]
+    assert list(found) == [plain.name, f"{plain.name} (untrained)", "raw pixels"]
     assert {f.part for f in found[plain.name]} == {"knn", "geometry"}
     assert {f.part for f in found["raw pixels"]} == {"knn"} <= set(LINES)
     x = sets[0].pixels.flatten(1).float()
@@ -238,7 +238,7 @@ def test_side_by_side_has_a_column_for_each_and_the_pixels_once(sets, plain):
     nets = {"one": plain, "two": wrap(Flat(), side=16)}
     one, two = (panel(net, *sets, name=name, parts=["few", "knn"]) for name, net in nets.items())
     table = side_by_side([one, two])
-    assert list(table) == ["one", "one, untrained", "raw pixels", "two", "two, untrained"]
+    assert list(table) == ["one", "one (untrained)", "raw pixels", "two", "two (untrained)"]
     assert list(table.index.get_level_values(0)) == ["knn", "few", "few"]
     assert re.fullmatch(r"0\.\d{3} \[0\.\d{3}, [01]\.\d{3}\]", table.loc[("few", "accuracy, 40 labels"), "two"])
 
@@ -246,13 +246,13 @@ def test_side_by_side_has_a_column_for_each_and_the_pixels_once(sets, plain):
 def test_the_command_from_a_file_to_a_page(tmp_path, monkeypatch):
     secret = tmp_path / "secret place"
     secret.mkdir()
-    torch.save(small_stem().state_dict(), secret / "mine.pth")
-    done = CliRunner().invoke(cli, ["judge", "--encoder", f"file:{secret / 'mine.pth'}", "--images", "60", "--parts",
+    torch.save(encoder("tiny", data.load("shapes")).state_dict(), secret / "mine.pth")
+    done = CliRunner().invoke(cli, ["judge", "--encoder", f"file:{secret / 'mine.pth'}", "--images", "30", "--parts",
                                     "knn,transfer", "--to", str(tmp_path / "page.html")])
     assert done.exit_code == 0, done.output
     page = (tmp_path / "page.html").read_text("utf-8")
     for text in (done.stdout, page):
-        assert "20 neighbours" in text and "on shapes-b" in text and "file:mine.pth, untrained" in text
+        assert "20 neighbours" in text and "on shapes-b" in text and "file:mine.pth (untrained)" in text
         assert "secret" not in text.replace(str(tmp_path / "page.html"), "")
     assert "http" not in page and "data:image/png;base64" in page
     wrong = CliRunner().invoke(cli, ["judge", "--encoder", f"file:{secret / 'mine.pth'}", "--parts", "knn,x"])

@@ -357,7 +357,7 @@ def judge_encoders(specs, dataset, size, images, others, parts, place):
     from sslnb.core import public, reports, slug
     from sslnb.tools.page import panel_page
     sets = judge.panel_sets(dataset, size, images)
-    beside = judge.panel_others(dataset, sets[0], others)
+    beside = judge.panel_others(dataset, sets[0], others, images)
     how = {"others": beside} | ({"parts": parts.split(",")} if parts else {})
     panels = [judge.panel(encoders.opened(spec, sets[0]), *sets, name=encoders.public_spec(spec), **how)
               for spec in specs]
