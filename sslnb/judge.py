@@ -6,7 +6,8 @@
 __all__ = ['Judged', 'FRACTIONS', 'DRAWS', 'EPS', 'ATTACKED', 'STEPS', 'VIEWED', 'BENT', 'RADIUS', 'DIRECTIONS', 'PARTS', 'LINES',
            'Subject', 'linear_of', 'classifier_of', 'Finding', 'wilson', 'judge_linear', 'judge_knn', 'judge_few',
            'judge_transfer', 'judge_robust', 'judge_label_free', 'judge_geometry', 'Part', 'Pixels', 'untrained',
-           'panel_sets', 'panel_others', 'Panel', 'panel', 'question', 'told', 'side_by_side', 'draw', 'record_panel']
+           'panel_sets', 'panel_others', 'Panel', 'panel', 'question', 'with_interval', 'side_by_side', 'draw_panels',
+           'record_panel']
 
 # %% ../nbs/lib/28_judge.ipynb #ju-2
 import copy, math, time
@@ -320,7 +321,7 @@ def question(f: Finding) -> str:
     "What a finding answers, in words."
     return ", ".join([_METRICS[f.metric], *(_SETTINGS[k](v) for k, v in f.setting.items())])
 
-def told(f: Finding) -> str:
+def with_interval(f: Finding) -> str:
     "Value and interval of a finding."
     low, high = f.interval()
     value = f"{f.value:.3f}" if f.metric in ("top1", "mean_per_class") else f"{f.value:.3g}"
@@ -328,7 +329,7 @@ def told(f: Finding) -> str:
 
 def side_by_side(panels: Iterable[Panel]) -> pd.DataFrame:
     "The findings of several panels on one set, in words: a row for each question, a column for each encoder and line."
-    columns = {who: {(f.part, question(f)): told(f) for f in found} for p in panels for who, found in p.found.items()}
+    columns = {who: {(f.part, question(f)): with_interval(f) for f in found} for p in panels for who, found in p.found.items()}
     table = pd.DataFrame({who: pd.Series(column) for who, column in columns.items()})
     order = {key: i for column in columns.values() for i, key in enumerate(column)}
     return table.loc[sorted(table.index, key=lambda k: (list(PARTS).index(k[0]), order[k]))].fillna("")
@@ -361,7 +362,7 @@ def _draw_one(axes, who: str, found: list[Finding], look: dict, shift: float):
         _points(axes[2], of(part), [place + shift] * len(of(part)), **look | {"ls": "none"})
 
 # %% ../nbs/lib/28_judge.ipynb #ju-64
-def draw(panels: list[Panel]) -> Any:
+def draw_panels(panels: list[Panel]) -> Any:
     """A figure of panels on one set: accuracy by the number of labels, under attack (PGD; dotted: noise of the same
     size), and without training on the set's labels."""
     import matplotlib.pyplot as plt

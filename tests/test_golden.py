@@ -15,8 +15,8 @@ import torch
 from torch import nn
 
 import sslnb
-from sslnb import (attacks, augment, clustering, data, embedding, evaluate, geometry, logistic, losses, models, optim,
-                   race, vit)
+from sslnb import (attacks, augment, clustering, data, embedding, evaluate, geometry, judge, logistic, losses, models,
+                   optim, race, vit)
 from sslnb.augment import RECIPES
 from sslnb.behaviour import behaviour_of
 from sslnb.core import rng
@@ -204,6 +204,12 @@ def probes():
 def classifiers():
     return [*evaluate.evaluate_classifier(classifier(), images()).metrics.values(),
             *summary(evaluate.raw_pixels(images(4)))]
+
+
+@case(judge.Pixels)
+def pixels_as_an_encoder():
+    net = judge.Pixels(images(4))
+    return summary(models.features(net, images(4)))
 
 
 @case(evaluate.logistic_score, logistic.logistic_probe, logistic.fit, logistic.accuracy, logistic.mean_per_class)

@@ -84,7 +84,7 @@ def test_one_encoder_in_four_formats_is_judged_alike(sets, tmp_path, monkeypatch
              "timm": {"model": state | {"head.fc.weight": torch.zeros(3, 512)}}}  # a ResNet of timm's has these names
     for name, form in forms.items(): torch.save(form, tmp_path / f"{name}.pth")
     own.mkdir()
-    own.joinpath("mine.py").write_text(MINE.format(tests=str(Path(__file__).parent)))
+    own.joinpath("mine.py").write_text(MINE.format(tests=str(Path(__file__).parent)), encoding="utf-8")
     monkeypatch.chdir(own)
     specs = [f"file:{tmp_path / name}.pth" for name in forms] + ["python:mine:net"]
     found = [panel(opened(spec, sets[0]), *sets, name=spec, **quick).found[spec][0] for spec in specs]

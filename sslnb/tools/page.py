@@ -437,7 +437,7 @@ def build_page(where: Path | None = None) -> Path:
 def panel_page(panels: list[Panel], dataset: str, path: Path) -> Path:
     "Write `panels` on `dataset` as one HTML file that needs no other."
     import matplotlib.pyplot as plt
-    fig, picture = judge.draw(panels), io.BytesIO()
+    fig, picture = judge.draw_panels(panels), io.BytesIO()
     fig.savefig(picture, format="png", dpi=110)
     plt.close(fig)
     table = judge.side_by_side(panels)
