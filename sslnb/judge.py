@@ -329,7 +329,8 @@ def with_interval(f: Finding) -> str:
 
 def side_by_side(panels: Iterable[Panel]) -> pd.DataFrame:
     "The findings of several panels on one set, in words: a row for each question, a column for each encoder and line."
-    columns = {who: {(f.part, question(f)): with_interval(f) for f in found} for p in panels for who, found in p.found.items()}
+    columns = {who: {(f.part, question(f)): with_interval(f) for f in found}
+               for p in panels for who, found in p.found.items()}
     table = pd.DataFrame({who: pd.Series(column) for who, column in columns.items()})
     order = {key: i for column in columns.values() for i, key in enumerate(column)}
     return table.loc[sorted(table.index, key=lambda k: (list(PARTS).index(k[0]), order[k]))].fillna("")
