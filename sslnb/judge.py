@@ -337,12 +337,12 @@ def side_by_side(panels: Iterable[Panel]) -> pd.DataFrame:
 
 # %% ../nbs/lib/28_judge.ipynb #ju-63
 def _looks(panels) -> dict[str, dict]:
-    "A colour for each encoder; its untrained network in the same, dashed; the raw pixels grey."
+    "A colour for each encoder; its untrained network in the same, dashed and hollow; the raw pixels grey."
     import seaborn as sns
     looks: dict[str, dict] = {}
     for p, color in zip(panels, sns.color_palette("colorblind", len(panels))):
-        looks |= {who: dict(color=color, ls="-" if who == p.name else "--") for who in p.found}
-    return looks | {who: dict(color="0.45", ls="--") for who in looks if who == Pixels.name}
+        looks |= {who: dict(color=color) | ({} if who == p.name else dict(ls="--", mfc="white")) for who in p.found}
+    return looks | {who: dict(color="0.45", ls="--", mfc="white") for who in looks if who == Pixels.name}
 
 def _points(ax, found: list[Finding], at: list[float], **look):
     "The accuracies of `found` with their intervals; `at`: where."
@@ -365,7 +365,7 @@ def _draw_one(axes, who: str, found: list[Finding], look: dict, shift: float):
 # %% ../nbs/lib/28_judge.ipynb #ju-64
 def draw_panels(panels: list[Panel]) -> Any:
     """A figure of panels on one set: accuracy by the number of labels, under attack (PGD; dotted: noise of the same
-    size), and without training on the set's labels."""
+    size), of nearest neighbours, and on another set. Grey and dotted: always the most frequent class."""
     import matplotlib.pyplot as plt
     from matplotlib.lines import Line2D
     fig, axes = plt.subplots(1, 3, figsize=(13, 4), layout="constrained", sharey=True)
@@ -374,13 +374,13 @@ def draw_panels(panels: list[Panel]) -> Any:
         _draw_one(axes, who, found[who], look, 0.5 * (i + 0.5) / len(looks) - 0.25)
     chance = (test.labels.bincount().max() / len(test)).item()
     for ax in axes: ax.axhline(chance, color="0.7", lw=1, ls=":", zorder=0)
-    axes[0].set(xscale="log", title="Linear probe", xlabel="labels", ylim=(0, 1), ylabel=f"accuracy, {test.name}")
+    top = max([f.interval()[1] for part in found.values() for f in part if f.metric == "top1"], default=1)
+    axes[0].set(xscale="log", title="Linear probe", xlabel="labels", ylim=(0, 1.05 * top),
+                ylabel=f"accuracy, {test.name}")
     axes[1].set(title="Probe under attack (dotted: noise)", xlabel="largest change of a pixel value, in 255ths")
     to = next((f.setting["to"] for part in found.values() for f in part if f.part == "transfer"), None)
-    axes[2].set(title="Elsewhere", xlim=(-0.5, 1.5 if to else 0.5))
+    axes[2].set(title="Neighbours; another set", xlim=(-0.5, 1.5 if to else 0.5))
     axes[2].set_xticks([0, 1][:1 + bool(to)], ["nearest neighbours", f"linear probe,\n{to}"][:1 + bool(to)])
-    axes[0].text(0.98, chance, "most frequent class", transform=axes[0].get_yaxis_transform(), ha="right",
-                 va="bottom", color="0.5", fontsize=8)
     axes[0].legend([Line2D([], [], marker="o", ms=4, **look) for look in looks.values()], looks, frameon=False,
                    fontsize=8)
     return fig
