@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['RATES', 'PROMISE', 'raw_pixels', 'Probe', 'hold_out', 'linear_probe', 'knn', 'metrics', 'Result', 'score',
-           'check_classes', 'evaluate', 'answered', 'evaluate_run', 'evaluate_pixels', 'linear_tuning', 'tune_run',
-           'tuned_classifier', 'logistic_score', 'error_rate', 'logistic_encoder', 'logistic_run', 'logistic_pixels',
-           'cluster_accuracy', 'cluster_run', 'cluster_pixels', 'label_free', 'label_free_run', 'few_labels',
-           'fine_tuning', 'fine_tune', 'tuning', 'evaluate_classifier', 'evaluate_classifier_run']
+           'check_classes', 'check_labels', 'evaluate', 'answered', 'evaluate_run', 'evaluate_pixels', 'linear_tuning',
+           'tune_run', 'with_head', 'tuned_classifier', 'logistic_score', 'error_rate', 'logistic_encoder',
+           'logistic_run', 'logistic_pixels', 'cluster_accuracy', 'cluster_run', 'cluster_pixels', 'label_free',
+           'label_free_run', 'few_labels', 'fine_tuning', 'fine_tune', 'tuning', 'evaluate_classifier',
+           'evaluate_classifier_run']
 
 # %% ../nbs/lib/17_evaluate.ipynb #1588d628
 import math, warnings
@@ -196,7 +197,7 @@ def check_classes(train: Images, test: Images):
                         f"{test.n_classes} ({', '.join(test.classes)}): train and test on the same ones")
 
 # %% ../nbs/lib/17_evaluate.ipynb #0777c98d
-def _check_labels(*parts):
+def check_labels(*parts):
     "`DataError` unless each image of each of `parts` has one label."
     for images in parts:
         if images.labels.ndim > 1: raise DataError(f"{images.name}: images with several labels; use logistic_encoder")
@@ -210,7 +211,7 @@ def evaluate(encoder: Encoder, train: Images, test: Images, *, stage: int = -1, 
     """Linear evaluation (`score`, with its `settings`: seed, rates, k, …) of `encoder` after `stage`: trained on
     `train`, reported on `test`. `DataError` where they have other classes, or an image has no label."""
     check_classes(train, test)
-    _check_labels(train, test)
+    check_labels(train, test)
     x, x_test = features(encoder, train, stage), features(encoder, test, stage)
     return score(x, train.labels, x_test, test.labels, n_classes=train.n_classes, **settings)
 
@@ -226,10 +227,11 @@ def _result(fns, key: dict, compute: Callable[[], Result]) -> Result:
     right = np.array(found["predicted"]) == key["test"].labels.cpu().numpy()
     return Result(Found(found["metrics"], found.by, (key["test"].fingerprint, right)), found["predicted"])
 
-def answered(predicted: Any, test: Images) -> Found:
-    "`top1` of the classes (M) that the images of `test` were given, and which of them are right (`Found.answers`)."
+def answered(predicted: Any, test: Images, by: dict | None = None) -> Found:
+    """`top1` of the classes (M) that the images of `test` were given (`by` whom), and which of them are right
+    (`Found.answers`)."""
     right = (torch.as_tensor(predicted).cpu() == test.labels.cpu()).numpy()
-    return Found({"top1": float(right.mean())}, answers=(test.fingerprint, right))
+    return Found({"top1": float(right.mean())}, by, (test.fingerprint, right))
 
 def _on(test: Images, found: Found) -> Found:
     "The same, with the name of the test set that its answers belong to."
@@ -253,7 +255,7 @@ def evaluate_pixels(train: Images, test: Images, **settings) -> Result:
     "`score` of the raw pixels, kept like that of an encoder. `DataError` as in `evaluate`."
     def compute():
         check_classes(train, test)
-        _check_labels(train, test)
+        check_labels(train, test)
         x, x_test = raw_pixels(train), raw_pixels(test)
         return score(x, train.labels, x_test, test.labels, n_classes=train.n_classes, **settings)
     return _result((score, raw_pixels), _score_key(train, test, settings), compute)
@@ -290,7 +292,7 @@ def tune_run(run: Run, train: Images, test: Images, **settings) -> Found:
     `test`, the probabilities ((epochs+1)×N×C), and `weight`, `bias` of the last linear layer, on the CPU. Kept by the
     encoder's weights. `DataError`: other classes, an image without a label."""
     check_classes(train, test)
-    _check_labels(train)
+    check_labels(train)
     def compute():
         x, x_test = (features(load_encoder(run), images) for images in (train, test))
         head, (on_train, on_test) = linear_tuning(x, train.labels, [x, x_test], n_classes=train.n_classes, **settings)
@@ -300,12 +302,16 @@ def tune_run(run: Run, train: Images, test: Images, **settings) -> Found:
     return cached_tensors((features, linear_tuning), key, compute)
 
 # %% ../nbs/lib/17_evaluate.ipynb #2df917ad
-def tuned_classifier(run: Run, way: dict[str, Tensor]) -> nn.Sequential:
-    """The encoder of `run` and the linear layer of a `way` that `tune_run` gave: images (N C H W, in [0,1]) to scores.
+def with_head(encoder: Encoder, found: dict[str, Tensor]) -> nn.Sequential:
+    """`encoder` and a linear layer of the `weight` and `bias` that were `found`: images (N C H W, in [0,1]) to scores.
     In evaluation mode."""
-    head = nn.Linear(*way["weight"].T.shape)
-    head.load_state_dict({name: way[name] for name in ("weight", "bias")})
-    return nn.Sequential(load_encoder(run), head.to(best_device())).eval()
+    head = nn.Linear(*found["weight"].T.shape)
+    head.load_state_dict({name: found[name] for name in ("weight", "bias")})
+    return nn.Sequential(encoder, head.to(encoder.normalize.mean.device)).eval()
+
+def tuned_classifier(run: Run, way: dict[str, Tensor]) -> nn.Sequential:
+    "The encoder of `run` `with_head`: the linear layer of a `way` that `tune_run` gave."
+    return with_head(load_encoder(run), way)
 
 # %% ../nbs/lib/17_evaluate.ipynb #c67c189b
 _MEASURES = {"top1": accuracy, "mean_per_class": mean_per_class,
@@ -347,7 +353,7 @@ def _logistic(reader, code, key, train, val, test, Cs, device=None):
     """`logistic_score` of what `reader()` gives, a function of images: called only if the result is not there for `key`
     and `code`."""
     for other in (val, test): check_classes(train, other)
-    if train.labels.ndim == 1: _check_labels(train, val, test)
+    if train.labels.ndim == 1: check_labels(train, val, test)
     settings = dict(n_classes=train.n_classes, metric=metric_of(test), Cs=Cs)
     def compute():
         read = reader()
@@ -416,7 +422,7 @@ def _cluster_key(train, test, components, settings):
 def cluster_run(run: Run, step: int, train: Images, test: Images, components: int | None, **settings) -> Found:
     """`cluster_accuracy` (with its `settings`: seed, starts) of the encoder of `run` after `step` steps, with as many
     clusters as there are classes; kept by its weights. `DataError`: a test image without a label."""
-    _check_labels(test)
+    check_labels(test)
     def compute():
         x, x_test = (features(load_encoder(run, step), images) for images in (train, test))
         return _on(test, cluster_accuracy(x, x_test, test.labels, test.n_classes, components=components, **settings))
@@ -427,7 +433,7 @@ def cluster_run(run: Run, step: int, train: Images, test: Images, components: in
 def cluster_pixels(train: Images, test: Images, components: int | None = None, **settings) -> Found:
     """`cluster_accuracy` of the raw pixels, or of so many of their principal components; kept. `DataError` as in
     `cluster_run`."""
-    _check_labels(test)
+    check_labels(test)
     def compute():
         points = _pixel_points(train, test, components)
         return _on(test, cluster_accuracy(*points, test.labels, test.n_classes, **settings))
@@ -533,7 +539,7 @@ def tuning(encoder: Encoder, images: Images, *, lr: float, weight_decay: float, 
 def evaluate_classifier(model: nn.Module, test: Images) -> Result:
     """`metrics` of a classifier's own answers to the test images. `DataError` where its classes are not as many as the
     test's, or an image has no label."""
-    _check_labels(test)
+    check_labels(test)
     scores = outputs(model, model, test).log_softmax(1)
     if scores.shape[1] != test.n_classes:
         raise DataError(f"the model knows {scores.shape[1]} classes, {test.name} has {test.n_classes}")

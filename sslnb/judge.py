@@ -24,11 +24,12 @@ from .attacks import attack_curve, noise, pgd
 from .augment import RECIPES
 from .behaviour import arguments, digest_of, plain, version
 from .core import Progress, SettingError, rng, seed_of
-from .data import DataError, Images, is_there, load, stratified
+from .data import Images, is_there, load, stratified
 from .downstream import metric_of
 from .embedding import channel_deviation, effective_rank
 from .encoders import check_encoder
-from .evaluate import PROMISE, answered, check_classes, knn, label_free, linear_probe
+from .evaluate import (PROMISE, answered, check_classes, check_labels, knn, label_free, linear_probe,
+                            with_head)
 from .geometry import flatness
 from .logistic import mean_per_class
 from .models import ENCODERS, Normalize, Wrapped, features, make_encoder
@@ -40,13 +41,15 @@ from .verdicts import Margins, image_variance
 # %% ../nbs/lib/28_judge.ipynb #ju-11
 Judged = Any  # an Encoder, ViT, Wrapped or Pixels: what has `layers`, `normalize`, `name`, `side` and `dim`
 
+def _device(encoder): return encoder.normalize.mean.device
+
 class Subject:
     """An `encoder` that is judged on the images of `train` and `test`, and on those of another set (`others`: training
     and test images), if there is one."""
     def __init__(self, encoder: Judged, train: Images, test: Images, others: tuple[Images, Images] | None, seed: int):
         self.encoder, self.train, self.test, self.others, self.seed = encoder, train, test, others, seed
         self.key = {"encoder": plain(encoder), "train": train, "test": test, "seed": seed}
-        self.device = encoder.normalize.mean.device
+        self.device = _device(encoder)
 
     @cached_property
     def x(self) -> Tensor: return features(self.encoder, self.train)
@@ -71,10 +74,7 @@ def linear_of(s: Subject) -> Found:
 
 def classifier_of(s: Subject) -> nn.Sequential:
     "The encoder and its linear probe: images (N C H W, in [0,1]) to scores (N×classes), in evaluation mode."
-    found = linear_of(s)
-    head = nn.Linear(*found["weight"].T.shape)
-    head.load_state_dict({name: found[name] for name in ("weight", "bias")})
-    return nn.Sequential(s.encoder, head.to(s.device)).eval()
+    return with_head(s.encoder, linear_of(s))
 
 # %% ../nbs/lib/28_judge.ipynb #ju-21
 class Finding(NamedTuple):
@@ -115,37 +115,33 @@ BENT, RADIUS, DIRECTIONS = 200, 0.5, 3       # geometry: training images, of fil
 
 def judge_linear(s: Subject) -> list[Finding]:
     "A linear probe on all labels (SGD; its rate is chosen on a tenth of the training images)."
-    each = {"mean_per_class": mean_per_class(linear_of(s)["predicted"], s.test.labels.cpu()).item()}
-    found = _answered(linear_of(s), s.test) | each
+    given = linear_of(s)
+    each = {"mean_per_class": mean_per_class(given["predicted"], s.test.labels.cpu()).item()}
+    found = answered(given["predicted"], s.test, given.by) | each
     return [Finding("linear", m, {"labels": len(s.train)}, [found]) for m in dict.fromkeys(("top1", metric_of(s.test)))]
-
-def _answered(found, test) -> Found:
-    "`answered` for what was `predicted`, with who predicted it."
-    right = answered(found["predicted"], test)
-    return Found(right, found.by, right.answers)
 
 def judge_knn(s: Subject) -> list[Finding]:
     "The votes of the 20 nearest training images, by cosine, at temperature 0.07."
     how = dict(n_classes=s.train.n_classes, k=20, temperature=0.07)
     def scores(): return {"predicted": knn(s.x, s.train.labels, s.x_test, **how).argmax(1)}
     found = s.probed((knn,), arguments(knn, "x", "y", "x_test", **how), scores)
-    return [Finding("knn", "top1", {"k": 20}, [_answered(found, s.test)])]
+    return [Finding("knn", "top1", {"k": 20}, [answered(found["predicted"], s.test, found.by)])]
 
 # %% ../nbs/lib/28_judge.ipynb #ju-32
 def judge_few(s: Subject) -> list[Finding]:
     "The linear probe on few labels, drawn five times. A share that is less than two images a class is left out."
     enough = [f for f in FRACTIONS if round(f * len(s.train)) >= 2 * s.train.n_classes]
-    return [Finding("few", "top1", {"labels": round(f * len(s.train))}, [_with(s, f, draw) for draw in range(DRAWS)])
+    return [Finding("few", "top1", {"labels": round(f * len(s.train))}, [_few(s, f, draw) for draw in range(DRAWS)])
             for f in enough]
 
-def _with(s, fraction, draw) -> Found:
+def _few(s, fraction, draw) -> Found:
     at, n_classes = stratified(s.train.labels.cpu(), round(fraction * len(s.train)), draw), s.train.n_classes
     how = arguments(linear_probe, "x", "y", "x_test", n_classes=n_classes, seed=draw)
     def scores():
         i = at.to(s.x.device)
         return _linear(s.x[i], s.train.labels[at.to(s.train.labels.device)], s.x_test, n_classes, draw)
     found = s.probed((linear_probe, stratified), how | {"fraction": fraction}, scores)
-    return _answered(found, s.test)
+    return answered(found["predicted"], s.test, found.by)
 
 # %% ../nbs/lib/28_judge.ipynb #ju-33
 def judge_transfer(s: Subject) -> list[Finding]:
@@ -157,7 +153,8 @@ def judge_transfer(s: Subject) -> list[Finding]:
         x, x_test = features(s.encoder, train), features(s.encoder, test)
         return _linear(x, train.labels, x_test, train.n_classes, s.seed)
     found = s.probed((linear_probe,), how | {"train": train, "test": test}, scores)
-    return [Finding("transfer", "top1", {"to": train.name.partition("/")[0]}, [_answered(found, test)])]
+    right = answered(found["predicted"], test, found.by)
+    return [Finding("transfer", "top1", {"to": train.name.partition("/")[0]}, [right])]
 
 def judge_robust(s: Subject) -> list[Finding]:
     "Encoder and linear probe under PGD on the images (white box, 10 steps), and under random signs of the same size."
@@ -209,7 +206,8 @@ class Pixels(nn.Module):
     def __init__(self, images: Images):
         super().__init__()
         channels, *sides = images.pixels.shape[1:]
-        self.normalize, self.side, self.dim = Normalize(torch.zeros(channels), torch.ones(channels)), min(sides), 0
+        self.normalize, self.side, self.dim = (
+            Normalize(torch.zeros(channels), torch.ones(channels)), min(sides), images.pixels[0].numel())
 
     def forward(self, x: Tensor) -> Tensor: return x.flatten(1)
 
@@ -219,7 +217,7 @@ class Pixels(nn.Module):
 def untrained(encoder: Judged, seed: int = 0) -> Judged | None:
     """The same network with its weights drawn anew: one of ENCODERS as `make_encoder` makes it, another by its parts'
     `reset_parameters`; None where some weights belong to no part that has it."""
-    device = encoder.normalize.mean.device
+    device = _device(encoder)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed_of(seed, "untrained"))
         if encoder.name in ENCODERS and not isinstance(encoder, Wrapped):
@@ -281,18 +279,13 @@ def panel(encoder: Judged, train: Images, test: Images, *, name: str | None = No
     return Panel(name, digest_of(encoder)[:12], about, train, test, seed, _judge_all(name, subjects, asked))
 
 # %% ../nbs/lib/28_judge.ipynb #ju-52
-def _device(encoder): return encoder.normalize.mean.device
-
 def _check(encoder, name, train, test, others, parts):
     unknown = ", ".join(set(parts) - set(PARTS))
     if unknown or not parts: raise SettingError(f"no part {unknown or 'is given'}; there are: {', '.join(PARTS)}")
     for fit, judged in filter(None, [(train, test), others]):
         check_classes(fit, judged)
         check_encoder(encoder, name, fit)
-        for images in (fit, judged):
-            if images.labels.ndim > 1: raise DataError(f"{images.name}: the panel takes images with one label each")
-            if (images.labels < 0).any(): raise DataError(f"{images.name} has images without a label: leave them out, "
-                                                          "images[images.labels >= 0]")
+        check_labels(fit, judged)
 
 def _judge_all(name, subjects, asked) -> dict[str, list[Finding]]:
     bar = Progress(sum(PARTS[p].seconds for who in asked.values() for p in who), f"judging {name}", "work")

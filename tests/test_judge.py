@@ -213,7 +213,8 @@ def test_mistakes_are_named_before_anything_is_computed(sets, plain, work):
     other = data.Images.from_arrays(test.pixels, test.labels + 1, name="other")
     for given, says in ((dict(parts=["knn", "nonsense"]), "no part nonsense; there are: linear, knn"),
                         (dict(parts=[]), "no part is given"), (dict(train=grey), "takes images of 3 channels"),
-                        (dict(train=many, test=many), "one label each"), (dict(train=lost), "without a label"),
+                        (dict(train=many, test=many), "images with several labels"),
+                        (dict(train=lost), "without a label"),
                         (dict(test=other), "classes")):
         with pytest.raises((SettingError, data.DataError), match=re.escape(says)):
             panel(plain, **{"train": train, "test": test} | given)
