@@ -270,11 +270,12 @@ class Progress:
 
     def skip(self, n: int):
         "`n` units were done before: they say nothing about the speed."
-        self.bar.initial += n
+        if not self.bar.disable: self.bar.initial += n  # TQDM_DISABLE=1: then tqdm counts nothing
         self.bar.update(n)
 
     def seconds_left(self) -> float:
-        "Seconds to go at the speed so far; 0 before two seconds of it were measured."
+        "Seconds to go at the speed so far; 0 before two seconds of it were measured, and where tqdm is turned off."
+        if self.bar.disable: return 0.0
         done, took = self.bar.n - self.bar.initial, self.bar.format_dict["elapsed"]
         return (self.bar.total - self.bar.n) * took / done if done and took > 2 else 0.0
 

@@ -3,13 +3,14 @@ import os
 import signal
 import time
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 from filelock import FileLock
 from PIL import Image
 
-from sslnb import data, evaluate, methods
+from sslnb import core, data, evaluate, methods
 from sslnb.core import SettingError
 from sslnb.methods import METHODS, SupCE
 from sslnb.runs import CorruptFile, Run, cached, load_tensors, save_tensors
@@ -253,3 +254,9 @@ def test_a_run_in_the_other_precision_is_taken_from_a_shelf_but_your_own_comes_f
     assert resolve(replace(config, seed=1), CPU).config.precision == native
     pretrain(replace(config, precision=native))
     assert resolve(config, CPU).config.precision == native
+
+
+def test_training_with_tqdm_turned_off(monkeypatch):
+    "`TQDM_DISABLE=1`, as many set it for logs."
+    monkeypatch.setattr(core, "tqdm", partial(core.tqdm, disable=True))
+    assert pretrain(replace(CONFIG, steps=2, save_at=())).is_finished

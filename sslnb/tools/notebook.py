@@ -25,7 +25,7 @@ class Mistake(click.ClickException):
     exit_code = 2
 
 # %% ../../nbs/tools/00_notebook.ipynb #ab0b1882
-SCALES = ("smoke", "quick", "gpu", "paper")
+SCALES = ("smoke", "quick", "hours", "gpu", "paper")
 
 # %% ../../nbs/tools/00_notebook.ipynb #33988e95
 def json_digest(what: Any) -> str:
