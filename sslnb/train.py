@@ -451,7 +451,9 @@ def _untrained(run) -> dict[str, Tensor] | None:
 
 # %% ../nbs/lib/15_train.ipynb #9f80b356
 def _train_again(run):
-    print(f"the weights of {run} did not come along: they are trained here", file=sys.stderr)
+    imitated = run.config.precision == "bf16" and models.fast_precision(world().device) == "fp32"
+    how = ", in bf16, which this machine only imitates: many times slower than its own fp32" if imitated else ""
+    print(f"the weights of {run} did not come along: they are trained here{how}", file=sys.stderr)
     train_all([_job(run)], store=run.places[0])
 
 # %% ../nbs/lib/15_train.ipynb #cbf472be

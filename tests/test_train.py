@@ -260,3 +260,16 @@ def test_training_with_tqdm_turned_off(monkeypatch):
     "`TQDM_DISABLE=1`, as many set it for logs."
     monkeypatch.setattr(core, "tqdm", partial(core.tqdm, disable=True))
     assert pretrain(replace(CONFIG, steps=2, save_at=())).is_finished
+
+
+@pytest.mark.parametrize("native, said", [("fp32", True), ("bf16", False)])
+def test_weights_in_bf16_that_did_not_come_along_are_slow_to_make_without_it(tmp_path, monkeypatch, capfd, native, said):
+    shelf = tmp_path / "shelf"
+    made = pretrain(replace(CONFIG, steps=2, save_at=(), precision="bf16"), store=shelf)
+    (made.folder / "models.json").write_text('{"2": {"seconds": 1.0}}')  # as on a shelf: without its weights
+    made.model_file(2).unlink()
+    monkeypatch.setenv("SSLNB_SHELVES", str(shelf))
+    monkeypatch.setattr("sslnb.models.fast_precision", lambda device: native)
+    assert isinstance(load_encoder(Run(made.config, job=made.job), device=CPU), torch.nn.Module)
+    told = capfd.readouterr().err
+    assert "did not come along" in told and ("only imitates" in told) == said
