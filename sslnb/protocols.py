@@ -440,7 +440,7 @@ GEOMETRY = scales_of(
                lrs=[0.05, 0.5, 0.2], tune_epochs=30, task_images=2000, attack_images=200, test_images=1500, surface=11,
                directions=3, hessian_images=500),
     hours=dict(seeds=[0, 1, 2, 3], images=50_000, batch_size=256, epochs=10, encoder="small", projector=[256, 128],
-               lrs=[0.3, 0.3, 0.2], tune_epochs=30, task_images=2500, attack_images=500, test_images=10_000,
+               lrs=[0.05, 0.05, 0.2], tune_epochs=30, task_images=2500, attack_images=500, test_images=10_000,
                surface=15, directions=5, hessian_images=1000),
     gpu=dict(seeds=[0, 1, 2, 3], images=50_000, batch_size=256, epochs=30, encoder="resnet18", projector=[512, 128],
              lrs=[0.05, 0.05, 0.2], tune_epochs=30, task_images=2500, attack_images=200, test_images=10_000, surface=25,

@@ -22,7 +22,7 @@ def places() -> list[tuple[str, str]]:
 
 # %% ../../nbs/tools/06_front.ipynb #7a0c0007
 PROBED = {"raw pixels": "raw pixels", "untrained": "untrained encoder", "rotnet": "RotNet", "simclr": "SimCLR",
-          "supce": "supervised"}
+          "tuned": "SimCLR, recipe of notebook 11", "supce": "supervised"}
 _STARTS = {"simclr": "fine-tuned SimCLR", "rotnet": "fine-tuned RotNet", "supce": "supervised"}
 TUNED = {f"{m}{how}": f"{text}, {word}" for how, word in (("", "as published"), (" corrected", "tuned"))
          for m, text in _STARTS.items()}
@@ -35,8 +35,8 @@ def probed(dataset: str, scale: str) -> dict[str, pd.Series]:
     usual = table[(table.batch == max(p.batch_sizes)) & (table.encoder == p.encoder)]
     found = {m: usual[(usual.method == m) & (usual.steps == p.steps)].value for m in ("rotnet", "simclr", "supce")}
     found["untrained"] = usual[(usual.method == "simclr") & (usual.steps == 0)].value
-    found["raw pixels"] = table[table.method == "raw pixels"].value
-    return {f"linear probe: {text}": found[m] for m, text in PROBED.items()}
+    found |= {m: table[table.method == m].value for m in ("raw pixels", "tuned")}
+    return {f"linear probe: {text}": found[m] for m, text in PROBED.items() if len(found[m])}
 
 # %% ../../nbs/tools/06_front.ipynb #7a0c0008
 def tuned(dataset: str, scale: str) -> dict[str, pd.Series]:
