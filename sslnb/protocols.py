@@ -99,8 +99,8 @@ ROTNET = scales_of(
                probe_at=[500, 1000, 2000, 3000, 4000], encoder="resnet50", smaller_encoder="resnet18",
                projector=[2048, 2048], rotnet_lr=0.01, probe_images=50_000, test_images=10_000, labelled_images=50_000,
                fractions=[0.01, 0.1, 0.5], epochs=[60, 30, 20], baseline_epochs=[500, 500, 500],
-               tuned_rates=[0.0125, 0.05, 0.2, 0.8], tuned_budget=1e15, attack_images=10_000, task_images=2500, strong_images=1000,
-               queries=5000))
+               tuned_rates=[0.0125, 0.05, 0.2, 0.8], tuned_budget=1e15, attack_images=10_000, task_images=2500,
+               strong_images=1000, queries=5000))
 TRANSFER = ROTNET | {"paper": replace(ROTNET["paper"], batch_sizes=[32, 64, 128, 256])}  # §4.4's
 
 # %% ../nbs/lib/20_protocols.ipynb #pretraining

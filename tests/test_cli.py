@@ -90,7 +90,7 @@ def sslnb(*args, code=0, **kwargs):
 
 def study(*args, **kwargs):
     "The states of all notebooks after `study` on the digits."
-    return re.findall(r"^\w+ +(ok|skipped|failed)\b", sslnb("study", "--data", "digits", *args, **kwargs), re.MULTILINE)
+    return re.findall(r"^\w+ +(ok|skipped|failed|stopped)\b", sslnb("study", "--data", "digits", *args, **kwargs), re.MULTILINE)
 
 
 def hidden(folder):
@@ -209,6 +209,14 @@ def test_the_longest_way_to_the_end_comes_first(write, instant):
     write("01", minutes={"quick": 2}), write("02", needs=["01"], minutes={"quick": 4})
     write("03", minutes={"quick": 5}), write("04", minutes={"quick": 7})
     assert study("--jobs", "1") == ["ok"] * 4 and instant == ["04", "01", "03", "02"]
+
+
+def test_after_some_minutes_it_stops_and_goes_on_another_time(write, copies):
+    write("01", "import time; time.sleep(100)"), write("02", needs=["01"]), write("03")
+    assert study("--jobs", "2", "--minutes", "0.1") == ["stopped", "stopped", "ok"]
+    assert [p.name for p in copies.iterdir()] == ["03_small.ipynb"]  # nothing of what was stopped
+    write("01")
+    assert study("--jobs", "2") == ["ok", "ok", "skipped"]
 
 
 def test_several_launched_processes_are_told_what_to_do(write, monkeypatch):

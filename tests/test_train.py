@@ -263,7 +263,7 @@ def test_training_with_tqdm_turned_off(monkeypatch):
 
 
 @pytest.mark.parametrize("native, said", [("fp32", True), ("bf16", False)])
-def test_weights_in_bf16_that_did_not_come_along_are_slow_to_make_without_it(tmp_path, monkeypatch, capfd, native, said):
+def test_weights_in_bf16_are_slow_to_make_again_without_it(tmp_path, monkeypatch, capfd, native, said):
     shelf = tmp_path / "shelf"
     made = pretrain(replace(CONFIG, steps=2, save_at=(), precision="bf16"), store=shelf)
     (made.folder / "models.json").write_text('{"2": {"seconds": 1.0}}')  # as on a shelf: without its weights

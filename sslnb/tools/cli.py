@@ -8,7 +8,7 @@ __all__ = ['Commands', 'typed', 'table', 'cli', 'list_notebooks', 'run_one', 'ru
            'explore_encoders', 'judge_encoders', 'make_shelf']
 
 # %% ../../nbs/tools/05_cli.ipynb #ecd22d9a
-import ast, json, os, tempfile, warnings
+import ast, json, math, os, tempfile, warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -150,20 +150,22 @@ def run_one(number, given, scale, dataset, output):
 @click.option("--force", is_flag=True, help="Run also what is there and valid.")
 @click.option("--jobs", "-j", "at_once", type=click.IntRange(1), metavar="N",
               help="Run N notebooks at once. [default: 2 on a CPU, 1 on a GPU]")
-def run_study(scale, dataset, only, force, at_once):
+@click.option("--minutes", type=click.FloatRange(0, min_open=True), default=math.inf, metavar="N",
+              help="Stop after N minutes; the same command goes on.")
+def run_study(scale, dataset, only, force, at_once, minutes):
     "Run all notebooks in order but those that are there and valid. Interrupted, the same command goes on."
     jobs = [job(nb, {"scale": scale, "dataset": dataset}) for nb in chosen(only)]
-    outcomes = _run_or_tell(jobs, force, at_once or usual_jobs())
+    outcomes = _run_or_tell(jobs, force, at_once or usual_jobs(), minutes)
     rows = [(o.notebook, o.state, f"{o.seconds:.0f}", o.why) for o in outcomes]
     click.echo(table("notebook,state,seconds,why", rows))
     _finish(jobs, outcomes)
 
 # %% ../../nbs/tools/05_cli.ipynb #0b69717e
-def _run_or_tell(jobs: list[NotebookJob], force: bool, at_once: int = 1) -> list[Outcome]:
+def _run_or_tell(jobs: list[NotebookJob], force: bool, at_once: int = 1, minutes: float = math.inf) -> list[Outcome]:
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         raise Mistake("a notebook runs in one process, and several were launched; to train with several GPUs, launch a "
                       "script that calls sslnb.train.pretrain: the notebooks then find the run in the store")
-    try: return run_jobs(jobs, force, at_once)
+    try: return run_jobs(jobs, force, at_once, minutes)
     except KeyboardInterrupt:
         click.echo("interrupted; finished notebooks and trained encoders are kept: the same command goes on from here",
                    err=True)

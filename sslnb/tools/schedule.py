@@ -7,7 +7,7 @@ __all__ = ['expected', 'seconds_of', 'seconds_left', 'Ledger', 'Display', 'Outco
            'usual_jobs', 'sharing', 'stop', 'run_jobs']
 
 # %% ../../nbs/tools/02_schedule.ipynb #810d9cc0
-import contextlib, os, sys, threading, time
+import contextlib, math, os, sys, threading, time
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from graphlib import TopologicalSorter
@@ -135,7 +135,7 @@ class Display:
 class Outcome(NamedTuple):
     "How it went with one notebook."
     notebook: str
-    state: str      # ok, skipped or failed
+    state: str      # ok, skipped, failed or stopped
     seconds: float
     why: str = ""
 
@@ -169,7 +169,7 @@ def run_job(job: NotebookJob, images: str, force: bool, display: Display) -> Out
         display.begin(name)
         outcome = attempt(job, made_from, lambda cell, cell_index: display.cell(name, cell, cell_index))
     display.end(name)
-    if outcome.state != "skipped": display.say(line(outcome))
+    if outcome.state != "skipped" and not display.over.is_set(): display.say(line(outcome))
     return outcome
 
 # %% ../../nbs/tools/02_schedule.ipynb #4917a215
@@ -223,9 +223,12 @@ def _ways(jobs: list[NotebookJob], needs: dict[str, set[str]]) -> dict[str, floa
     return {number: way(number) for number in costs}
 
 # %% ../../nbs/tools/02_schedule.ipynb #c4286a26
-def run_jobs(jobs: list[NotebookJob], force: bool = False, at_once: int = 1) -> list[Outcome]:
+def run_jobs(jobs: list[NotebookJob], force: bool = False, at_once: int = 1,
+             minutes: float = math.inf) -> list[Outcome]:
     """Run what is not there and valid (with `force`: everything), whatever fails: `at_once` at a time, none before
-    those that it needs, and first what has the longest way to the end after it."""
+    those that it needs, and first what has the longest way to the end after it. After so many `minutes` what still
+    runs is stopped, so that it can go on another time."""
+    until = time.monotonic() + 60 * minutes
     _fix_places()
     images, by_number = _images(jobs), {j.notebook.number: j for j in jobs}
     needs = {n: set(j.notebook.about.needs) & set(by_number) - {n} for n, j in by_number.items()}
@@ -235,27 +238,29 @@ def run_jobs(jobs: list[NotebookJob], force: bool = False, at_once: int = 1) -> 
         def start(number):
             job = by_number[number]
             return pool.submit(run_job, job, json_digest([images[n] for n in sets_of(job)]), force, display), job
-        outcomes = _in_order(order, _ways(jobs, needs), at_once, start)
-    return [outcomes[n] for n in by_number]
+        outcomes = _in_order(order, _ways(jobs, needs), at_once, start, until, display.over)
+    return [outcomes.get(n, Outcome(j.notebook.path.stem, "stopped", 0.0)) for n, j in by_number.items()]
 
 # %% ../../nbs/tools/02_schedule.ipynb #79ca7af9
 def _in_order(order: TopologicalSorter, ways: dict[str, float], at_once: int,
-              start: Callable[[str], tuple[Future, NotebookJob]]) -> dict[str, Outcome]:
-    "The outcomes by number; `start` begins a notebook: its future and its job. Interrupted, it stops what runs."
+              start: Callable[[str], tuple[Future, NotebookJob]], until: float,
+              over: threading.Event) -> dict[str, Outcome]:
+    """The outcomes by number; `start` begins a notebook: its future and its job. Interrupted, or at the time `until`,
+    it stops what runs, after `over` is set."""
     ready: list[str] = []
     running: dict[Future, NotebookJob] = {}
     outcomes: dict[str, Outcome] = {}
     try:
-        while order.is_active():
+        while order.is_active() and (left := until - time.monotonic()) > 0:
             ready = sorted(sorted([*ready, *order.get_ready()]), key=ways.__getitem__, reverse=True)
             while ready and len(running) < at_once:
                 future, job = start(ready.pop(0))
                 running[future] = job
-            for done in wait(running, return_when=FIRST_COMPLETED).done:
+            for done in wait(running, left if math.isfinite(left) else None, FIRST_COMPLETED).done:
                 number = running.pop(done).notebook.number
                 outcomes[number] = done.result()
                 order.done(number)
-    except KeyboardInterrupt:
+    finally:
+        over.set()
         stop(running)
-        raise
     return outcomes
