@@ -266,7 +266,7 @@ def test_training_with_tqdm_turned_off(monkeypatch):
 def test_weights_in_bf16_are_slow_to_make_again_without_it(tmp_path, monkeypatch, capfd, native, said):
     shelf = tmp_path / "shelf"
     made = pretrain(replace(CONFIG, steps=2, save_at=(), precision="bf16"), store=shelf)
-    (made.folder / "models.json").write_text('{"2": {"seconds": 1.0}}')  # as on a shelf: without its weights
+    (made.folder / "models.json").write_text('{"2": {"seconds": 1.0}}', "utf-8")  # as on a shelf: without its weights
     made.model_file(2).unlink()
     monkeypatch.setenv("SSLNB_SHELVES", str(shelf))
     monkeypatch.setattr("sslnb.models.fast_precision", lambda device: native)
