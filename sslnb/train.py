@@ -33,7 +33,9 @@ from .runs import CorruptFile, Run, load_tensors, noted, provenance, save_tensor
 
 # %% ../nbs/lib/15_train.ipynb #b65f5e95
 Steps = Annotated[tuple[Annotated[int, Field(ge=0)], ...], BeforeValidator(tuple)]  # a list will do, too
-Sides = Annotated[tuple[tuple[Annotated[int, Field(ge=0)], Count], ...], BeforeValidator(tuple)]
+def _pairs(given): return tuple(tuple(pair) if isinstance(pair, list) else pair for pair in given)  # JSON has lists
+
+Sides = Annotated[tuple[tuple[Annotated[int, Field(ge=0)], Count], ...], BeforeValidator(_pairs)]
 
 @checked_dataclass
 class TrainConfig:

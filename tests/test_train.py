@@ -273,3 +273,11 @@ def test_weights_in_bf16_are_slow_to_make_again_without_it(tmp_path, monkeypatch
     assert isinstance(load_encoder(Run(made.config, job=made.job), device=CPU), torch.nn.Module)
     told = capfd.readouterr().err
     assert "did not come along" in told and ("only imitates" in told) == said
+
+
+def test_a_configuration_with_stages_is_read_back():
+    "As `sslnb store verify`, `export` and `judge` do."
+    config = replace(CONFIG, sides=((0, 16), (60, 32)))
+    assert core.from_json(TrainConfig, core.to_json(config)) == config
+    for wrong in (((0,),), ((-1, 16),), (5,)):
+        with pytest.raises(SettingError, match="sides"): replace(CONFIG, sides=wrong)
