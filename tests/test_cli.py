@@ -90,7 +90,8 @@ def sslnb(*args, code=0, **kwargs):
 
 def study(*args, **kwargs):
     "The states of all notebooks after `study` on the digits."
-    return re.findall(r"^\w+ +(ok|skipped|failed|stopped)\b", sslnb("study", "--data", "digits", *args, **kwargs), re.MULTILINE)
+    told = sslnb("study", "--data", "digits", *args, **kwargs)
+    return re.findall(r"^\w+ +(ok|skipped|failed|stopped)\b", told, re.MULTILINE)
 
 
 def hidden(folder):

@@ -52,11 +52,14 @@ def tuned(dataset: str, scale: str) -> dict[str, pd.Series]:
 # %% ../../nbs/tools/06_front.ipynb #7a0c0009
 def accuracies() -> str:
     "The table of accuracies (Markdown): a column for each set and scale, mean ± sd over the seeds."
-    columns = {f"`{d}`, {s}": probed(d, s) | tuned(d, s) for d, s in places()}
+    columns = {_headed(d, s, found): found for d, s in places() for found in [probed(d, s) | tuned(d, s)]}
     names = dict.fromkeys(name for column in columns.values() for name in column)
     rows = [[name, *(_mean_sd(column.get(name, pd.Series(dtype=float))) for column in columns.values())]
             for name in names]
     return _table(["top-1 accuracy", *columns], rows)
+
+def _headed(dataset: str, scale: str, found: dict[str, pd.Series]) -> str:
+    return f"`{dataset}`, {scale}, {max(map(len, found.values()))} seeds"
 
 def _mean_sd(values: pd.Series) -> str:
     if values.empty: return "–"
@@ -83,8 +86,7 @@ MARKS = "<!-- results: make export -->", "<!-- end of results -->"
 
 def results() -> str:
     "What stands in the README between the MARKS."
-    seeds = report.records(paper="rotnet", item="Figure 2", source="published").seed.nunique()
-    told = f"Mean ± standard deviation, {seeds} seeds. At the scales `smoke` and `quick` every verdict is `toy`."
+    told = "Mean ± standard deviation over the seeds. At the scales `smoke` and `quick` every verdict is `toy`."
     return "\n\n".join([told, accuracies(), "Readings of claims, and which way the evidence points:", verdict_counts()])
 
 def with_results(text: str) -> str:
