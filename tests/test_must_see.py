@@ -7,6 +7,10 @@ from sslnb import protocols, report
 HOURS = {"dataset": "cifar10", "scale": "hours", "source": "published"}
 
 
+@pytest.fixture(autouse=True)
+def published(monkeypatch): monkeypatch.delenv("SSLNB_PUBLISHED")
+
+
 def values(paper: str, item: str, method: str, metric: str = "top1", **where):
     "A value for each seed."
     found = report.records(paper=paper, item=item, method=method, metric=metric, **HOURS)
