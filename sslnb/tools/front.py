@@ -59,7 +59,7 @@ def accuracies() -> str:
     return _table(["top-1 accuracy", *columns], rows)
 
 def _headed(dataset: str, scale: str, found: dict[str, pd.Series]) -> str:
-    return f"`{dataset}`, {scale}, {max(map(len, found.values()))} seeds"
+    return f"`{dataset}`, {scale}, {max(map(len, found.values()), default=0)} seeds"
 
 def _mean_sd(values: pd.Series) -> str:
     if values.empty: return "–"
