@@ -259,7 +259,7 @@ def test_run_passes_parameters_and_leaves_a_good_copy_alone(write, copies, tmp_p
     (["run", "7"], "no notebook 07; there are: 01_small"),
     (["run", "01", "-p", "step", "3"], "has no parameter step; it has: scale, dataset, x"),
     (["run", "01", "-p", "x", "[1, 2"], "is not a list"),
-    (["run", "01", "--scale", "huge"], "'smoke', 'quick', 'gpu', 'paper'"),
+    (["run", "01", "--scale", "huge"], "'smoke', 'quick', 'hours', 'gpu', 'paper'"),
     (["study", "--data", "nothing"], "no set called 'nothing'"),
     (["study", "--only", "9"], "no notebook 09"),
     (["study", "now"], "unexpected extra argument"),
