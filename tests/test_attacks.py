@@ -31,16 +31,18 @@ def test_set(): return data.load("shapes", "test")[:128]  # a power of 2: torcha
 
 @pytest.fixture(scope="module")
 def trained():
-    "The tiny encoder with a linear layer, after 100 steps."
+    "The tiny encoder with a linear layer, after 200 steps: half of its answers are right, on every processor."
     torch.manual_seed(0)
     images = data.load("shapes")[:2000]
     net = nn.Sequential(e := encoder("tiny", images), nn.Linear(e.dim, images.n_classes))
     optimizer = torch.optim.AdamW(net.parameters(), 3e-3)
-    for _step in range(100):
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 200)
+    for _step in range(200):
         some = images[torch.randint(2000, (64,))]
         optimizer.zero_grad()
         F.cross_entropy(net(to_float(some.pixels)), some.labels).backward()
         optimizer.step()
+        schedule.step()
     return net.eval()
 
 
@@ -120,11 +122,11 @@ def test_square_leaves_what_torchattacks_leaves(net, x, y):
 @pytest.mark.slow
 def test_the_ensemble_leaves_what_autoattack_leaves(net, x, y):
     "Theirs has FAB and targeted losses, too."
-    x, y, eps = x[:40], y[:40], 0.5 / 255
+    x, y, eps = x[:24], y[:24], 0.5 / 255
     whole = torchattacks.AutoAttack(net, eps=eps, seed=0)
     whole._autoattack.attacks[3].n_queries = 500  # as many as ours: 5,000 leave the same images
     ours, theirs, clean = both_left(net, x, y, ensemble(net, x, y, eps, queries=500, generator=rng(0)), whole)
-    assert theirs <= ours + 1e-6 and ours <= theirs + 0.026 and ours < clean - 0.1  # at most one image more
+    assert theirs <= ours + 1e-6 and ours <= theirs + 0.043 and ours < clean - 0.1  # at most one image more
 
 
 # -- determinism, restarts, early stop ---------------------------------------------------------------------------------
