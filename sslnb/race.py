@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['TRACKS', 'NEIGHBOURS', 'LEADERBOARD', 'EXPERIMENTS', 'FEW', 'SPEED', 'Track', 'race_sets', 'neighbour_accuracy',
            'step_flops', 'step_seconds', 'tuned_entry', 'find_entry', 'contestant', 'run_race', 'leaderboard',
-           'literature', 'board_row', 'judged', 'planned', 'measured', 'SpeedSettings']
+           'literature', 'board_row', 'board_line', 'judged', 'planned', 'measured', 'SpeedSettings']
 
 # %% ../nbs/lib/25_race.ipynb #race-2
-import importlib.util, json, os, shutil, subprocess, sys, tempfile, time
+import importlib.util, json, os, platform, shutil, subprocess, sys, tempfile, time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -212,10 +212,22 @@ def board_row(name: str, track: Track, races: list[dict[str, Any]]) -> dict[str,
     "The line of a leaderboard for some `races` (`run_race`) of the track called `name`, run here and now."
     right = [race["knn"] for race in races]
     about = provenance(torch.device(track.device))
+    device = about["device"] if track.device == "cuda" else f"{_processor()}, {track.cores or os.cpu_count()} cores"
     return {"track": name, "entry": track.entry, "commit": about["commit"], "date": time.strftime("%Y-%m-%d"),
-            "device": about["device"], "seeds": len(races), "minutes": round(max(r["seconds"] for r in races) / 60, 2),
+            "device": device, "seeds": len(races), "minutes": round(max(r["seconds"] for r in races) / 60, 2),
             "knn": round(float(np.mean(right)), 4),
-            "sd": round(float(np.std(right, ddof=1)), 4) if len(races) > 1 else None}
+            "sd": round(float(np.std(right, ddof=1)), 4) if len(races) > 1 else None, "source": None}
+
+def _processor() -> str:
+    "The name of the CPU, where the system tells it; a race on two cores depends on which."
+    try: told = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+    except OSError: told = []
+    names = [line.split(":", 1)[1].strip() for line in told if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+def board_line(row: dict[str, Any]) -> str:
+    "A `board_row` as a line of the leaderboard's file; who sends it in adds a source: where the entry can be read."
+    return pd.DataFrame([row]).to_csv(index=False, header=False).strip()
 
 def judged(track: Track, row: dict[str, Any]) -> str:
     "A sentence: did the entry keep the time, did it reach the goal?"

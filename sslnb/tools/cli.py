@@ -212,7 +212,7 @@ def run_races(name, entry, seeds, minutes, device, dataset, images):
     click.echo(race.judged(track, row))
     board = race.leaderboard()
     click.echo(board[board.track == name].to_string(index=False) if name in set(board.track) else "No entry yet.")
-    click.echo("This one, as a line for data/leaderboard.csv:\n" + ",".join(map(str, row.values())))
+    click.echo(f"This one, as a line for data/leaderboard.csv:\n{race.board_line(row)}")
 
 # %% ../../nbs/tools/05_cli.ipynb #6e11c001
 @cli.command("compare", epilog=_examples("sslnb compare"))
