@@ -355,7 +355,7 @@ def judge_claims(parts: pd.DataFrame) -> pd.DataFrame:
     family = table.groupby([table.claim.map(claims().paper), *(table[c] for c in _WHERE)], sort=False)
     decided = np.where(family.p.transform(holm) < 0.05, table.points, "unclear")
     table["evidence"] = np.where((table.why != "") & (decided != "against"), "not tested", decided)
-    table["verdict"] = [verdict(e, s) for e, s in zip(table.evidence, table["scale"])]
+    table["verdict"] = [verdict(*row) for row in zip(table.evidence, table["scale"], table.dataset)]
     return table
 
 _READING = ["claim", *_WHERE, "reading", "margin", "seeds wanted", "alone", "points", "p", "why", "from"]
