@@ -1,7 +1,6 @@
 "How the site is built: notebooks with their committed outputs, documents, the reference from the docstrings. Offline."
 import inspect
 import json
-import posixpath
 import re
 from configparser import ConfigParser
 from pathlib import Path
@@ -109,35 +108,7 @@ def show_docstring(app, what, name, obj, options, lines):
     lines[:] = "".join(parts).splitlines()
 
 
-def one_tree_a_folder(app, pagename, templatename, context, doctree):
-    "The tree of all pages is that of every page of a folder but for the page itself: made for the first of them alone."
-    folder, own = posixpath.dirname(pagename), context["toctree"]
-
-    def tree(**options):
-        if folder not in _trees:
-            _trees[folder] = re.sub(r' current"><a class="current reference internal" href="#"',
-                                    f'"><a class="reference internal" href="{_file(pagename)}"', own(**options))
-        return _trees[folder]
-    context["toctree"] = tree
-
-
-def mark_page(app, pagename, templatename, context, doctree):
-    "The page that is shown, in the tree of its folder."
-    context["furo_navigation_tree"] = re.sub(
-        rf'(<li class="toctree-l\d[^"]*)"><a class="reference internal" href="{re.escape(_file(pagename))}"',
-        r'\1 current current-page"><a class="current reference internal" href="#"',
-        context["furo_navigation_tree"].replace(" current-page", ""))  # furo marks what is above it
-
-
-def _file(pagename): return f"{posixpath.basename(pagename)}.html"
-
-
-_trees = {}
-
-
 def setup(app):
-    app.connect("html-page-context", one_tree_a_folder, priority=400)  # furo draws the tree at 500
-    app.connect("html-page-context", mark_page, priority=600)
     app.connect("builder-inited", write_reference)
     app.connect("source-read", fill_front_page)
     app.connect("source-read", show_notebook)

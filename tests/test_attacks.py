@@ -122,11 +122,11 @@ def test_square_leaves_what_torchattacks_leaves(net, x, y):
 @pytest.mark.slow
 def test_the_ensemble_leaves_what_autoattack_leaves(net, x, y):
     "Theirs has FAB and targeted losses, too."
-    x, y, eps = x[:24], y[:24], 0.5 / 255
+    x, y, eps = x[:40], y[:40], 0.5 / 255
     whole = torchattacks.AutoAttack(net, eps=eps, seed=0)
     whole._autoattack.attacks[3].n_queries = 500  # as many as ours: 5,000 leave the same images
     ours, theirs, clean = both_left(net, x, y, ensemble(net, x, y, eps, queries=500, generator=rng(0)), whole)
-    assert theirs <= ours + 1e-6 and ours <= theirs + 0.043 and ours < clean - 0.1  # at most one image more
+    assert theirs <= ours + 1e-6 and ours <= theirs + 0.026 and ours < clean - 0.1  # at most one image more
 
 
 # -- determinism, restarts, early stop ---------------------------------------------------------------------------------

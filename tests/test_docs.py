@@ -95,14 +95,6 @@ def test_nothing_is_fetched_from_elsewhere(site):
         assert not [u for u in urls if elsewhere(u)], p
 
 
-def test_the_tree_of_pages_shows_where_one_is(site):
-    for p in (site / "nbs").rglob("*.html"):
-        shown = re.findall(r'<li class="[^"]*current-page"><a class="current reference internal" href="#">(.*?)</a>',
-                           p.read_text("utf-8"))
-        title = re.search(r"<title>(.*?) - sslnb", p.read_text("utf-8"))
-        assert title and shown == [title[1]], p
-
-
 def test_links_within_the_site_lead_somewhere(site):
     for p in pages(site):
         for target in re.findall(r'<a [^>]*href="([^"#?:]+)(?:#[^"]*)?"', p.read_text("utf-8")):
