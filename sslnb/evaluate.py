@@ -7,7 +7,7 @@ __all__ = ['RATES', 'PROMISE', 'raw_pixels', 'Probe', 'hold_out', 'linear_probe'
            'check_classes', 'check_labels', 'evaluate', 'answered', 'evaluate_run', 'evaluate_pixels', 'linear_tuning',
            'tune_run', 'with_head', 'tuned_classifier', 'logistic_score', 'error_rate', 'logistic_encoder',
            'logistic_run', 'logistic_pixels', 'cluster_accuracy', 'cluster_run', 'cluster_pixels', 'label_free',
-           'label_free_run', 'few_labels', 'fine_tuning', 'fine_tune', 'tuning', 'evaluate_classifier',
+           'viewed', 'label_free_run', 'few_labels', 'fine_tuning', 'fine_tune', 'tuning', 'evaluate_classifier',
            'evaluate_classifier_run']
 
 # %% ../nbs/lib/17_evaluate.ipynb #1588d628
@@ -459,6 +459,10 @@ def label_free(encoder: Encoder, images: Images, recipe: Augment, *, seed: int =
                   "alpha_req": alpha_req(x), "lidar": lidar(seen)}, provenance(x.device))
 
 # %% ../nbs/lib/17_evaluate.ipynb #1abe2f04
+def viewed(test: Images) -> Images:
+    "The `test` images on which a study measures without labels: a quarter of them, at least 20 and at most 1,000."
+    return test.at_most(min(1000, max(20, len(test) // 4)))
+
 def label_free_run(run: Run, step: int, images: Images, recipe: Augment, **settings) -> Found:
     "`label_free` (with its `settings`: seed, views) of the encoder of `run` after `step` steps; kept by its weights."
     key = {**arguments(label_free, "encoder", "images", recipe, **settings), "encoder": _stored(run, step),

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['RANGES', 'COUNT', 'AMOUNT', 'LENGTHS', 'MAY_BE_EMPTY', 'FEWEST', 'parameters', 'at_least', 'same_length',
            'sets_there', 'square', 'is_own', 'own_images', 'fitting', 'interactive', 'style', 'shortened', 'show_row',
-           'Study', 'begin', 'scale_table']
+           'Study', 'begin', 'scale_table', 'label_free_table']
 
 # %% ../nbs/lib/24_study.ipynb #4df0fb24
 import ast, json, os
@@ -21,7 +21,7 @@ import torch
 from IPython.display import Markdown, display
 from torch import Tensor
 
-from . import report, verdicts
+from . import evaluate, report, verdicts
 from .core import ROOT, SettingError, checked, copies_folder, made_public, replacing
 from .data import DataError, Images, is_there, load, own_side, tested_on
 from .protocols import COMPANIONS
@@ -344,3 +344,17 @@ def scale_table(s: Study, scales: dict[str, Any]) -> pd.DataFrame:
     "The parameters of a notebook: their values at each scale, side by side, and in this run."
     columns = {name: asdict(p) for name, p in scales.items()} | {"this run": made_public(asdict(s.settings))}
     return pd.DataFrame(columns).loc[[k for k in s.given if k not in ("scale", "dataset")]].astype(str)
+
+# %% ../nbs/lib/24_study.ipynb #5d1c0b0a
+def label_free_table(accuracy: pd.DataFrame, free: pd.DataFrame, who: list[str]) -> pd.DataFrame:
+    """Records of an `accuracy` and, beside them, those of measures without labels (`free`) of the same encoders: mean ±
+    standard deviation over the seeds, a row for each combination of the columns `who`. In the last row ρ, the rank
+    correlation of accuracy and what each measure promises (`evaluate.PROMISE`), over all encoders."""
+    both = pd.concat([accuracy.assign(metric="accuracy"), free])
+    each = both.pivot_table(index=[*who, "seed"], columns="metric", values="value").dropna()
+    long = each.stack().rename("value").reset_index()
+    table = report.mean_sd(long, who, "metric")[["accuracy", *evaluate.PROMISE]]
+    rho = {m: f"{f(each[m]).corr(each.accuracy, method='spearman'):+.2f}" for m, f in evaluate.PROMISE.items()}
+    last = ("ρ with the accuracy", *[""] * (len(who) - 1))
+    table.loc[last if len(who) > 1 else last[0], list(rho)] = list(rho.values())
+    return table.fillna("")
