@@ -14,6 +14,7 @@ from functools import partial
 from numbers import Integral
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -25,6 +26,7 @@ from .augment import to_float
 from .behaviour import version
 from .core import SettingError
 from .data import DataError, Images
+from .evaluate import Classifier
 from .models import autocast, frozen
 from .runs import Found, cached_tensors
 
@@ -498,15 +500,21 @@ def under_attack(model: nn.Module, images: Images, eps: Sequence[float], attack:
     return AttackResult(predicted, confidence, images.labels.cpu())
 
 # %% ../nbs/lib/18_attacks.ipynb #kept
-def attack_curve(model: nn.Module, images: Images, eps: Sequence[float], attack: Callable, **options) -> Found:
-    """`under_attack`, remembered by all arguments and the attack's behaviour: `correct`, bool, and `confidence`, both
-    E×N; `answers`: the images' name and `correct`. Errors: those of `under_attack`."""
+def attack_curve(model: nn.Module | Classifier, images: Images, eps: Sequence[float], attack: Callable,
+                 **options) -> Found:
+    """`under_attack`, remembered by all arguments and the attack's behaviour: `correct` (E×N, bool) and the mean
+    `confidence` (E); `answers`: the images' name and `correct`. The network of an `evaluate.Classifier` is read only
+    where nothing is remembered. Errors: those of `under_attack`."""
     def compute():
-        found = under_attack(model, images, eps, attack, **options)
-        return {"correct": found.correct, "confidence": found.confidence}
+        network = model.network if isinstance(model, Classifier) else model
+        found = under_attack(network, images, eps, attack, **options)
+        bits = np.packbits(found.correct.numpy(), axis=1)  # eight images to a byte
+        return {"bits": torch.from_numpy(bits), "confidence": found.confidence.mean(1)}
     about = dict(model=model, images=images, eps=eps, options=options)
     found = cached_tensors((under_attack, attack), about, compute)
-    return Found(found, found.by, (images.fingerprint, found["correct"].numpy()))
+    correct = np.unpackbits(found["bits"].numpy(), axis=1, count=len(images)).astype(bool)
+    return Found({"correct": torch.from_numpy(correct), "confidence": found["confidence"]}, found.by,
+                 (images.fingerprint, correct))
 
 # %% ../nbs/lib/18_attacks.ipynb #kept-rows
 def curve_rows(curve: Found, eps: Sequence[float], *, setting: dict, **where) -> list[dict]:
@@ -514,7 +522,7 @@ def curve_rows(curve: Found, eps: Sequence[float], *, setting: dict, **where) ->
     with `eps` in the `setting`."""
     if not curve.answers: raise SettingError("curve: must be what attack_curve gives, with its answers")
     images, right = curve.answers
-    sure = curve["confidence"].mean(1).tolist()
+    sure = curve["confidence"].tolist()
     return [dict(values=Found({"top1": float(right[i].mean()), "confidence": sure[i]}, curve.by, (images, right[i])),
                  setting=setting | {"eps": round(e, 6)}, n=right.shape[1], **where)
             for i, e in enumerate(eps)]

@@ -5,16 +5,16 @@
 # %% auto #0
 __all__ = ['RATES', 'PROMISE', 'raw_pixels', 'Probe', 'hold_out', 'linear_probe', 'knn', 'metrics', 'Result', 'score',
            'check_classes', 'check_labels', 'evaluate', 'answered', 'evaluate_run', 'evaluate_pixels', 'linear_tuning',
-           'tune_run', 'with_head', 'tuned_classifier', 'logistic_score', 'error_rate', 'logistic_encoder',
-           'logistic_run', 'logistic_pixels', 'cluster_accuracy', 'cluster_run', 'cluster_pixels', 'label_free',
-           'viewed', 'label_free_run', 'few_labels', 'fine_tuning', 'fine_tune', 'tuning', 'evaluate_classifier',
-           'evaluate_classifier_run']
+           'probe_head', 'tune_run', 'tuned_answers', 'with_head', 'Classifier', 'logistic_score', 'error_rate',
+           'logistic_encoder', 'logistic_run', 'logistic_pixels', 'cluster_accuracy', 'cluster_run', 'cluster_pixels',
+           'label_free', 'viewed', 'label_free_run', 'few_labels', 'fine_tuning', 'fine_tune', 'tuning',
+           'evaluate_classifier', 'evaluate_classifier_run']
 
 # %% ../nbs/lib/17_evaluate.ipynb #1588d628
-import math, warnings
+import hashlib, math, warnings
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,9 +23,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .augment import RECIPES, Augment, augment, to_float
-from .behaviour import arguments, plain, version
+from .behaviour import arguments, plain, tensor_digest, version
 from .clustering import hungarian, kmeans, matched, nmi, pca_at_most, purity
-from .core import SettingError, best_device, free_memory, rng, seed_of
+from .core import SettingError, best_device, free_memory, rng, seed_of, to_json
 from .data import DataError, Images, stratified
 from .downstream import metric_of
 from .embedding import alignment, alpha_req, lidar, rankme, uniformity
@@ -287,19 +287,43 @@ def linear_tuning(x: Tensor, y: Tensor, inputs: list[Tensor], *, n_classes: int,
     return head, [torch.stack(kept) for kept in way]
 
 # %% ../nbs/lib/17_evaluate.ipynb #080d719e
-def tune_run(run: Run, train: Images, test: Images, **settings) -> Found:
-    """`linear_tuning` (with its `settings`: epochs, lr, seed, …) on the features of the encoder of `run`: `train` and
-    `test`, the probabilities ((epochs+1)×N×C), and `weight`, `bias` of the last linear layer, on the CPU. Kept by the
-    encoder's weights. `DataError`: other classes, an image without a label."""
+def probe_head(run: Run, step: int, train: Images, **settings) -> Found:
+    """`weight` and `bias` of a `linear_probe` (with its `settings`) on the features of the encoder of `run` after
+    `step` steps, on the CPU. Kept by the encoder's weights. `DataError`: an image without a label."""
+    check_labels(train)
+    def compute():
+        x = features(load_encoder(run, step), train)
+        head = linear_probe(x, train.labels, x[:1], n_classes=train.n_classes, **settings).head
+        return {"weight": head.weight, "bias": head.bias}
+    key = {"encoder": _stored(run, step), "train": train,
+           **arguments(linear_probe, "x", "y", "x_test", n_classes=train.n_classes, **settings)}
+    return cached_tensors((features, linear_probe), key, compute)
+
+def _tuned(run, train, test, part, settings) -> Found:
+    "`linear_tuning` on the features of the last encoder of `run`, and of what it gives the `part`; kept."
     check_classes(train, test)
     check_labels(train)
     def compute():
         x, x_test = (features(load_encoder(run), images) for images in (train, test))
-        head, (on_train, on_test) = linear_tuning(x, train.labels, [x, x_test], n_classes=train.n_classes, **settings)
-        return {"train": on_train, "test": on_test, "weight": head.weight, "bias": head.bias}
+        head, ways = linear_tuning(x, train.labels, [x, x_test], n_classes=train.n_classes, **settings)
+        return part(*ways) | {"weight": head.weight, "bias": head.bias}
     key = {"encoder": _stored(run, run.config.steps), "train": train, "test": test,
            **arguments(linear_tuning, "x", "y", "inputs", n_classes=train.n_classes, **settings)}
-    return cached_tensors((features, linear_tuning), key, compute)
+    return cached_tensors((features, linear_tuning, part), key, compute)
+
+def _probabilities(train, test): return {"train": train, "test": test}
+def _answers(train, test): return {"answers": test.argmax(2).to(torch.uint8)}
+
+def tune_run(run: Run, train: Images, test: Images, **settings) -> Found:
+    """`linear_tuning` (with its `settings`: epochs, lr, seed, …) on the features of the encoder of `run`: `train` and
+    `test`, the probabilities ((epochs+1)×N×C), and `weight`, `bias` of the last linear layer, on the CPU. Kept by the
+    encoder's weights. `DataError`: other classes, an image without a label."""
+    return _tuned(run, train, test, _probabilities, settings)
+
+def tuned_answers(run: Run, train: Images, test: Images, **settings) -> Found:
+    """The same, with less to keep: in place of the probabilities `answers` ((epochs+1)×M, uint8), the class that each
+    of the images `test` was given before the first epoch and after every one."""
+    return _tuned(run, train, test, _answers, settings)
 
 # %% ../nbs/lib/17_evaluate.ipynb #2df917ad
 def with_head(encoder: Encoder, found: dict[str, Tensor]) -> nn.Sequential:
@@ -309,9 +333,24 @@ def with_head(encoder: Encoder, found: dict[str, Tensor]) -> nn.Sequential:
     head.load_state_dict({name: found[name] for name in ("weight", "bias")})
     return nn.Sequential(encoder, head.to(encoder.normalize.mean.device)).eval()
 
-def tuned_classifier(run: Run, way: dict[str, Tensor]) -> nn.Sequential:
-    "The encoder of `run` `with_head`: the linear layer of a `way` that `tune_run` gave."
-    return with_head(load_encoder(run), way)
+class Classifier:
+    """A classifier that is read only where somebody asks for its `network`: the encoder of `run` after `step` steps
+    (default: the last) and the linear layer learnt with it, or another one, `head` (`weight` and `bias`). What is
+    remembered of it is known by the digests of both, its `hash`."""
+    def __init__(self, run: Run, step: int | None = None, head: dict[str, Tensor] | None = None):
+        self.run, self.step = run, run.config.steps if step is None else step
+        self.head = head and {name: head[name] for name in ("weight", "bias")}
+
+    @cached_property
+    def hash(self) -> str:
+        head = self.run.about(self.step)["sha256"] if self.head is None else tensor_digest(self.head)
+        return hashlib.sha256(to_json([_stored(self.run, self.step), head]).encode()).hexdigest()[:16]
+
+    @cached_property
+    def network(self) -> nn.Sequential:
+        "Images (N C H W, in [0,1]) to scores, in evaluation mode, on the best device."
+        if self.head is None: return load_classifier(self.run, self.step)
+        return with_head(load_encoder(self.run, self.step), self.head)
 
 # %% ../nbs/lib/17_evaluate.ipynb #c67c189b
 _MEASURES = {"top1": accuracy, "mean_per_class": mean_per_class,

@@ -19,8 +19,9 @@ from torch.func import functional_call, grad, replace_all_batch_norm_modules_, v
 from .attacks import check_count, images_at_once, true_float32
 from .augment import to_float
 from .behaviour import version
-from .core import Progress, SettingError, rng
+from .core import Progress, SettingError, best_device, rng
 from .data import Images
+from .evaluate import Classifier
 from .models import frozen
 from .runs import cached
 
@@ -338,13 +339,15 @@ def trace(matrix: Any, n: int, generator: Generator) -> Tensor:
 
 # %% ../nbs/lib/19_geometry.ipynb #4408ff70
 @version(1)
-def flatness(model: nn.Module, images: Images, radius: float, n: int, seed: int) -> dict:
-    """How flat the loss is around `model`: `rise` (n, at `radius` along n filter-normalised directions,
-    BatchNorm kept) and `recalibrated` (the same, recalibrated), in nats; `eigenvalue`, the Hessian's largest;
+def flatness(model: nn.Module | Classifier, images: Images, radius: float, n: int, seed: int) -> dict:
+    """How flat the loss is around `model` (the network of a `Classifier` is read if nothing is remembered): `rise` (n,
+    at `radius` along n filter-normalised directions, BatchNorm kept) and `recalibrated` (the same, recalibrated), in nats; `eigenvalue`, the Hessian's largest;
     `trace`, n estimates. Cached. Errors as `loss_surface`."""
     def compute():
-        directions, h = filter_directions(model, n, rng(seed, "directions")), Hessian(model, images)
-        rises = [loss_rise(model, images, directions, radius, r).tolist() for r in (False, True)]
+        net = model.network if isinstance(model, Classifier) else model
+        directions, h = filter_directions(net, n, rng(seed, "directions")), Hessian(net, images)
+        rises = [loss_rise(net, images, directions, radius, r).tolist() for r in (False, True)]
         return {"rise": rises[0], "recalibrated": rises[1], "eigenvalue": top_eigenvalue(h, rng(seed, "eigenvalue")),
                 "trace": trace(h, n, rng(seed, "trace")).tolist()}
-    return cached(flatness, dict(model=model, images=images, radius=radius, n=n, seed=seed), compute, _device(model))
+    device = best_device() if isinstance(model, Classifier) else _device(model)
+    return cached(flatness, dict(model=model, images=images, radius=radius, n=n, seed=seed), compute, device)
