@@ -341,8 +341,8 @@ def trace(matrix: Any, n: int, generator: Generator) -> Tensor:
 @version(1)
 def flatness(model: nn.Module | Classifier, images: Images, radius: float, n: int, seed: int) -> dict:
     """How flat the loss is around `model` (the network of a `Classifier` is read if nothing is remembered): `rise` (n,
-    at `radius` along n filter-normalised directions, BatchNorm kept) and `recalibrated` (the same, recalibrated), in nats; `eigenvalue`, the Hessian's largest;
-    `trace`, n estimates. Cached. Errors as `loss_surface`."""
+    at `radius` along n filter-normalised directions, BatchNorm kept) and `recalibrated` (the same, recalibrated), in
+    nats; `eigenvalue`, the Hessian's largest; `trace`, n estimates. Cached. Errors as `loss_surface`."""
     def compute():
         net = model.network if isinstance(model, Classifier) else model
         directions, h = filter_directions(net, n, rng(seed, "directions")), Hessian(net, images)
