@@ -500,6 +500,7 @@ def under_attack(model: nn.Module, images: Images, eps: Sequence[float], attack:
     return AttackResult(predicted, confidence, images.labels.cpu())
 
 # %% ../nbs/lib/18_attacks.ipynb #kept
+@version(2)  # what is kept has changed
 def attack_curve(model: nn.Module | Classifier, images: Images, eps: Sequence[float], attack: Callable,
                  **options) -> Found:
     """`under_attack`, remembered by all arguments and the attack's behaviour: `correct` (E×N, bool) and the mean
@@ -511,7 +512,7 @@ def attack_curve(model: nn.Module | Classifier, images: Images, eps: Sequence[fl
         bits = np.packbits(found.correct.numpy(), axis=1)  # eight images to a byte
         return {"bits": torch.from_numpy(bits), "confidence": found.confidence.mean(1)}
     about = dict(model=model, images=images, eps=eps, options=options)
-    found = cached_tensors((under_attack, attack), about, compute)
+    found = cached_tensors((attack_curve, under_attack, attack), about, compute)
     correct = np.unpackbits(found["bits"].numpy(), axis=1, count=len(images)).astype(bool)
     return Found({"correct": torch.from_numpy(correct), "confidence": found["confidence"]}, found.by,
                  (images.fingerprint, correct))

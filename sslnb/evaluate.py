@@ -299,31 +299,29 @@ def probe_head(run: Run, step: int, train: Images, **settings) -> Found:
            **arguments(linear_probe, "x", "y", "x_test", n_classes=train.n_classes, **settings)}
     return cached_tensors((features, linear_probe), key, compute)
 
-def _tuned(run, train, test, part, settings) -> Found:
-    "`linear_tuning` on the features of the last encoder of `run`, and of what it gives the `part`; kept."
+def _tuned(run, train, test, settings, kept=None) -> Found:
+    "`linear_tuning` on the features of the last encoder of `run`; its probabilities, or what is `kept` of them."
     check_classes(train, test)
     check_labels(train)
     def compute():
         x, x_test = (features(load_encoder(run), images) for images in (train, test))
         head, ways = linear_tuning(x, train.labels, [x, x_test], n_classes=train.n_classes, **settings)
-        return part(*ways) | {"weight": head.weight, "bias": head.bias}
+        found = {"answers": ways[1].argmax(2).to(torch.uint8)} if kept else dict(zip(("train", "test"), ways))
+        return found | {"weight": head.weight, "bias": head.bias}
     key = {"encoder": _stored(run, run.config.steps), "train": train, "test": test,
            **arguments(linear_tuning, "x", "y", "inputs", n_classes=train.n_classes, **settings)}
-    return cached_tensors((features, linear_tuning, part), key, compute)
-
-def _probabilities(train, test): return {"train": train, "test": test}
-def _answers(train, test): return {"answers": test.argmax(2).to(torch.uint8)}
+    return cached_tensors((features, linear_tuning), key | ({"kept": kept} if kept else {}), compute)
 
 def tune_run(run: Run, train: Images, test: Images, **settings) -> Found:
     """`linear_tuning` (with its `settings`: epochs, lr, seed, …) on the features of the encoder of `run`: `train` and
     `test`, the probabilities ((epochs+1)×N×C), and `weight`, `bias` of the last linear layer, on the CPU. Kept by the
     encoder's weights. `DataError`: other classes, an image without a label."""
-    return _tuned(run, train, test, _probabilities, settings)
+    return _tuned(run, train, test, settings)
 
 def tuned_answers(run: Run, train: Images, test: Images, **settings) -> Found:
     """The same, with less to keep: in place of the probabilities `answers` ((epochs+1)×M, uint8), the class that each
     of the images `test` was given before the first epoch and after every one."""
-    return _tuned(run, train, test, _answers, settings)
+    return _tuned(run, train, test, settings, kept="answers")
 
 # %% ../nbs/lib/17_evaluate.ipynb #2df917ad
 def with_head(encoder: Encoder, found: dict[str, Tensor]) -> nn.Sequential:
