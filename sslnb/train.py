@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Steps', 'Sides', 'OPTIMIZERS', 'TrainConfig', 'TrainJob', 'learning_rate', 'make_optimizer', 'Diverged', 'Training',
            'resolve', 'train_all', 'pretrain', 'load_state', 'load_encoder', 'load_classifier', 'load_buffer',
-           'seconds_until']
+           'seconds_until', 'update_seconds']
 
 # %% ../nbs/lib/15_train.ipynb #0f4504a4
 import copy, functools, hashlib, math, sys, time, warnings
@@ -29,7 +29,8 @@ from .distributed import (Silent, all_reduce_mean, average_gradients, broadcast,
                                local_shard, synchronised, world)
 from .methods import Batch, method_class, method_options
 from .optim import LARS, Muon
-from .runs import CorruptFile, Run, load_tensors, noted, provenance, save_tensors, stored_info
+from .runs import (CorruptFile, Found, Run, cached, device_name, load_tensors, noted, provenance, save_tensors,
+                        stored_info)
 
 # %% ../nbs/lib/15_train.ipynb #b65f5e95
 Steps = Annotated[tuple[Annotated[int, Field(ge=0)], ...], BeforeValidator(tuple)]  # a list will do, too
@@ -503,3 +504,29 @@ def load_buffer(run: Run, name: str, step: int | None = None) -> Tensor:
 def seconds_until(run: Run, step: int) -> float:
     "Seconds of training that `run` took up to `step`."
     return run.about(step)["seconds"]
+
+# %% ../nbs/lib/15_train.ipynb #up-2
+@version(1)
+def update_seconds(jobs: dict[str, TrainJob], turns: int, updates: int = 5,
+                   device: torch.device | None = None) -> Found:
+    """The seconds that an update of each of the `jobs` takes on this machine, by its name: a value for each of `turns`
+    turns, in which each makes so many `updates`, one after the other, every second turn in reverse order. A turn before
+    those is not counted. Remembered, with the machine (`by`). Nothing else should run meanwhile."""
+    device = device or best_device()
+    def measure():
+        short = [job._replace(config=replace(job.config, steps=updates * (turns + 1))) for job in jobs.values()]
+        trainings = dict(zip(jobs, (Training(job, device) for job in short)))
+        found: dict[str, list[float]] = {name: [] for name in jobs}
+        for turn in range(turns + 1):
+            for name in list(jobs)[::(-1) ** turn]: found[name].append(_seconds_of(trainings[name], updates))
+        return {name: values[1:] for name, values in found.items()}
+    key = dict(configs={name: to_json(job.config) for name, job in jobs.items()}, turns=turns, updates=updates,
+               device=device_name(device))
+    return cached(update_seconds, key, measure, device)
+
+def _seconds_of(training, updates) -> float:
+    "Of one of the next `updates`; a GPU has done them before the clock is read."
+    start = time.perf_counter()
+    for _ in range(updates): training.take_step()
+    if training.device.type == "cuda": torch.cuda.synchronize(training.device)
+    return (time.perf_counter() - start) / updates
