@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['RATES', 'PROMISE', 'raw_pixels', 'Probe', 'hold_out', 'linear_probe', 'knn', 'metrics', 'Result', 'score',
-           'check_classes', 'check_labels', 'evaluate', 'answered', 'evaluate_run', 'evaluate_pixels', 'linear_tuning',
-           'probe_head', 'tune_run', 'tuned_answers', 'with_head', 'Classifier', 'logistic_score', 'error_rate',
-           'logistic_encoder', 'logistic_run', 'logistic_pixels', 'cluster_accuracy', 'cluster_run', 'cluster_pixels',
-           'label_free', 'viewed', 'label_free_run', 'few_labels', 'fine_tuning', 'fine_tune', 'tuning',
-           'evaluate_classifier', 'evaluate_classifier_run']
+           'check_classes', 'check_labels', 'evaluate', 'answered', 'evaluate_run', 'evaluate_encoder',
+           'evaluate_pixels', 'linear_tuning', 'probe_head', 'tune_run', 'tuned_answers', 'with_head', 'Classifier',
+           'logistic_score', 'error_rate', 'logistic_encoder', 'logistic_run', 'logistic_pixels', 'cluster_accuracy',
+           'cluster_run', 'same_class_run', 'likeness', 'cluster_pixels', 'label_free', 'viewed', 'label_free_run',
+           'few_labels', 'fine_tuning', 'fine_tune', 'tuning', 'evaluate_classifier', 'evaluate_classifier_run']
 
 # %% ../nbs/lib/17_evaluate.ipynb #1588d628
 import hashlib, math, warnings
@@ -28,7 +28,8 @@ from .clustering import hungarian, kmeans, matched, nmi, pca_at_most, purity
 from .core import SettingError, best_device, free_memory, rng, seed_of, to_json
 from .data import DataError, Images, stratified
 from .downstream import metric_of
-from .embedding import alignment, alpha_req, lidar, rankme, uniformity
+from .embedding import (alignment, alpha_req, cka, lidar, neighbours, overlap, procrustes, rankme, same_class,
+                             uniformity)
 from .logistic import (CS, accuracy, average_precision, average_precision_11, check_samples, labels_probe,
                             logistic_probe, mean_per_class)
 from .models import ENCODERS, Encoder, features, outputs
@@ -250,6 +251,11 @@ def evaluate_run(run: Run, step: int, train: Images, test: Images, *, stage: int
     return _result(evaluate, key,
                    lambda: evaluate(load_encoder(run, step, like=like), train, test, stage=stage, **settings))
 
+def evaluate_encoder(encoder: Encoder, train: Images, test: Images, **settings) -> Result:
+    "`evaluate` of an encoder that belongs to no run; kept by its weights and code."
+    key = {"encoder": plain(encoder), **_score_key(train, test, settings)}
+    return _result(evaluate, key, lambda: evaluate(encoder, train, test, **settings))
+
 # %% ../nbs/lib/17_evaluate.ipynb #6d48d052
 def evaluate_pixels(train: Images, test: Images, **settings) -> Result:
     "`score` of the raw pixels, kept like that of an encoder. `DataError` as in `evaluate`."
@@ -466,6 +472,26 @@ def cluster_run(run: Run, step: int, train: Images, test: Images, components: in
     key = {"encoder": _stored(run, step), **_cluster_key(train, test, components, settings)}
     return cached((features, cluster_accuracy), key, compute)
 
+# %% ../nbs/lib/17_evaluate.ipynb #nb-run1
+def same_class_run(run: Run, step: int, images: Images, k: int) -> Found:
+    """`same_class`: of the `k` nearest neighbours of each of `images` among the others, by the features of the encoder
+    of `run` after `step` steps, the share of its class; kept by its weights."""
+    check_labels(images)
+    def compute():
+        x, places = features(load_encoder(run, step), images), torch.arange(len(images))
+        return {"same_class": same_class(neighbours(x, x, k, places), images.labels, images.labels)}
+    key = {"encoder": _stored(run, step), "images": images, "k": k}
+    return cached((features, same_class, neighbours), key, compute)
+
+def likeness(one: tuple[Run, int], other: tuple[Run, int], images: Images, k: int) -> Found:
+    """How alike the encoders of two runs, each after a number of steps, place `images`: `overlap` of the `k` nearest
+    neighbours, `procrustes`, `cka` (module `embedding`); kept by their weights."""
+    def compute():
+        x, y = (features(load_encoder(*which), images) for which in (one, other))
+        return {"overlap": overlap(x, y, k), "procrustes": procrustes(x, y), "cka": cka(x, y)}
+    key = {"encoders": [_stored(*one), _stored(*other)], "images": images, "k": k}
+    return cached((features, overlap, procrustes, cka), key, compute)
+
 # %% ../nbs/lib/17_evaluate.ipynb #6baaebf2
 def cluster_pixels(train: Images, test: Images, components: int | None = None, **settings) -> Found:
     """`cluster_accuracy` of the raw pixels, or of so many of their principal components; kept. `DataError` as in
@@ -487,13 +513,16 @@ def _views(images: Images, recipe: Augment, n: int, seed: int) -> list[Images]:
 @version(1)
 def label_free(encoder: Encoder, images: Images, recipe: Augment, *, seed: int = 0, views: int = 4) -> Found:
     """What says, without a label, how good the features of `images` are: `uniformity`, `rankme` and `alpha_req` of the
-    images, `alignment` of two views by `recipe`, `lidar` of all `views` (2 or more). `SettingError`: fewer than two
-    images or views, NaN."""
+    images, `alignment` of two views by `recipe`, `lidar` of all `views` (2 or more). A measure that features which
+    have collapsed do not have is left out. `SettingError`: fewer than two images or views, NaN."""
     if views < 2: raise SettingError(f"views = {views}: give two or more of each image")
     x = features(encoder, images)
     seen = torch.stack([features(encoder, part) for part in _views(images, recipe, views, seed)], 1)
-    return Found({"alignment": alignment(seen[:, 0], seen[:, 1]), "uniformity": uniformity(x), "rankme": rankme(x),
-                  "alpha_req": alpha_req(x), "lidar": lidar(seen)}, provenance(x.device))
+    found = {"alignment": alignment(seen[:, 0], seen[:, 1]), "uniformity": uniformity(x), "rankme": rankme(x),
+             "alpha_req": alpha_req(x), "lidar": lidar(seen)}
+    return Found(_finite(found), provenance(x.device))
+
+def _finite(found): return {name: value for name, value in found.items() if math.isfinite(value)}
 
 # %% ../nbs/lib/17_evaluate.ipynb #1abe2f04
 def viewed(test: Images) -> Images:
@@ -504,7 +533,8 @@ def label_free_run(run: Run, step: int, images: Images, recipe: Augment, **setti
     "`label_free` (with its `settings`: seed, views) of the encoder of `run` after `step` steps; kept by its weights."
     key = {**arguments(label_free, "encoder", "images", recipe, **settings), "encoder": _stored(run, step),
            "images": images}
-    return cached(label_free, key, lambda: label_free(load_encoder(run, step), images, recipe, **settings))
+    found = cached(label_free, key, lambda: label_free(load_encoder(run, step), images, recipe, **settings))
+    return Found(_finite(found), found.by)
 
 # %% ../nbs/lib/17_evaluate.ipynb #1abe2f06
 PROMISE: dict[str, Callable] = {  # of a number of `label_free`, or a column: what is higher where it promises more

@@ -177,7 +177,7 @@ def judge_label_free(s: Subject) -> list[Finding]:
     images, recipe = s.test.at_most(VIEWED), RECIPES["simclr"]
     key = arguments(label_free, "", images, recipe, seed=s.seed) | s.key
     found = cached(label_free, key, lambda: label_free(s.encoder, images, recipe, seed=s.seed), s.device)
-    return [Finding("label-free", metric, {}, [found]) for metric in PROMISE]
+    return [Finding("label-free", metric, {}, [found]) for metric in PROMISE if metric in found]
 
 def judge_geometry(s: Subject) -> list[Finding]:
     "How many directions the features fill, and how flat the loss of encoder and probe is around their weights."

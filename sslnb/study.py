@@ -351,7 +351,8 @@ def label_free_table(accuracy: pd.DataFrame, free: pd.DataFrame, who: list[str])
     standard deviation over the seeds, a row for each combination of the columns `who`. In the last row ρ, the rank
     correlation of accuracy and what each measure promises (`evaluate.PROMISE`), over all encoders."""
     both = pd.concat([accuracy.assign(metric="accuracy"), free])
-    each = both.pivot_table(index=[*who, "seed"], columns="metric", values="value").dropna()
+    each = both.pivot_table(index=[*who, "seed"], columns="metric", values="value")
+    each = each.dropna(subset=["accuracy", "rankme"])
     long = each.stack().rename("value").reset_index()
     table = report.mean_sd(long, who, "metric")[["accuracy", *evaluate.PROMISE]]
     rho = {m: f"{f(each[m]).corr(each.accuracy, method='spearman'):+.2f}" for m, f in evaluate.PROMISE.items()}
