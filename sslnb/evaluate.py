@@ -11,7 +11,7 @@ __all__ = ['RATES', 'PROMISE', 'raw_pixels', 'Probe', 'hold_out', 'linear_probe'
            'few_labels', 'fine_tuning', 'fine_tune', 'tuning', 'evaluate_classifier', 'evaluate_classifier_run']
 
 # %% ../nbs/lib/17_evaluate.ipynb #1588d628
-import hashlib, math, warnings
+import base64, hashlib, math, warnings, zlib
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property, partial
@@ -34,7 +34,7 @@ from .logistic import (CS, accuracy, average_precision, average_precision_11, ch
                             logistic_probe, mean_per_class)
 from .models import ENCODERS, Encoder, features, outputs
 from .runs import Found, Run, cached, cached_tensors, provenance
-from .train import TrainConfig, TrainJob, load_classifier, load_encoder, resolve, train_all
+from .train import StoredEncoder, TrainConfig, TrainJob, load_classifier, load_encoder, resolve, train_all
 
 # %% ../nbs/lib/17_evaluate.ipynb #eb49e57b
 @version(1)
@@ -224,9 +224,21 @@ def _stored(run, step):
 
 def _result(fns, key: dict, compute: Callable[[], Result]) -> Result:
     "`compute()`, `cached`."
-    found = cached(fns, key, lambda: compute()._asdict())
-    right = np.array(found["predicted"]) == key["test"].labels.cpu().numpy()
-    return Result(Found(found["metrics"], found.by, (key["test"].fingerprint, right)), found["predicted"])
+    def packed():
+        metrics, predicted = compute()
+        return {"metrics": metrics, "predicted": _packed(predicted)}
+    found = cached(fns, key, packed)
+    predicted = _unpacked(found["predicted"])
+    right = np.array(predicted) == key["test"].labels.cpu().numpy()
+    return Result(Found(found["metrics"], found.by, (key["test"].fingerprint, right)), predicted)
+
+def _packed(classes: list[int]) -> str:
+    "A class for each of 10,000 images is 30 KB as JSON has it, 5 KB so."
+    return base64.b64encode(zlib.compress(np.array(classes, "<i2").tobytes(), 9)).decode()
+
+def _unpacked(kept: str | list[int]) -> list[int]:
+    if isinstance(kept, list): return kept  # as it was at first
+    return np.frombuffer(zlib.decompress(base64.b64decode(kept)), "<i2").tolist()
 
 def answered(predicted: Any, test: Images, by: dict | None = None) -> Found:
     """`top1` of the classes (M) that the images of `test` were given (`by` whom), and which of them are right
@@ -572,12 +584,12 @@ def _any_of(c, labels, seed):
     return found[torch.randint(len(found), (1,), generator=rng(seed, "any of", c))]
 
 # %% ../nbs/lib/17_evaluate.ipynb #867c806b
-def fine_tuning(encoder: Encoder, images: Images, fraction: float, *, epochs: int | None = None, seed: int = 0,
-                batch_size: int = 64, lr: float = 0.0125, keep: tuple = (), **settings) -> TrainJob:
-    """The training of all of `encoder` (made by `models.encoder`, or loaded) and a new linear layer on a `fraction` of
-    the labels. `epochs`: by default the paper's, 60 up to 1 %, 30 up to 10 %, else 20. `keep`: epochs after which the
-    model is kept, too (0: before the first); further `settings` as in `TrainConfig`. Errors: those of `few_labels`,
-    `TrainConfig`."""
+def fine_tuning(encoder: Encoder | StoredEncoder, images: Images, fraction: float, *, epochs: int | None = None,
+                seed: int = 0, batch_size: int = 64, lr: float = 0.0125, keep: tuple = (), **settings) -> TrainJob:
+    """The training of all of `encoder` (made by `models.encoder`, loaded, or stored) and a new linear layer on a
+    `fraction` of the labels. `epochs`: by default the paper's, 60 up to 1 %, 30 up to 10 %, else 20. `keep`: epochs
+    after which the model is kept, too (0: before the first); further `settings` as in `TrainConfig`. Errors: those of
+    `few_labels`, `TrainConfig`."""
     few = few_labels(images, fraction, seed)
     if epochs is None: epochs = 60 if fraction <= 0.01 else 30 if fraction <= 0.1 else 20
     an_epoch = max(1, len(few) // batch_size)  # steps
@@ -596,8 +608,8 @@ def fine_tune(encoder: Encoder, images: Images, fraction: float, **settings) -> 
     return train_all([fine_tuning(encoder, images, fraction, **settings)])[0]
 
 # %% ../nbs/lib/17_evaluate.ipynb #68dfa2ec
-def tuning(encoder: Encoder, images: Images, *, lr: float, weight_decay: float, steps: int, batch_size: int = 128,
-           seed: int = 0) -> TrainJob:
+def tuning(encoder: Encoder | StoredEncoder, images: Images, *, lr: float, weight_decay: float, steps: int,
+           batch_size: int = 128, seed: int = 0) -> TrainJob:
     """The training of all of `encoder` and a new linear layer on all `images` for a number of `steps`: Nesterov SGD, a
     rate that falls along a cosine, random crop and flip. `DataError`: an image without a label, a class without an
     image."""

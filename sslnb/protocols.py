@@ -20,7 +20,7 @@ from .augment import RECIPES, Augment
 from .core import SettingError, best_device, checked_dataclass
 from .evaluate import fine_tuning
 from .models import Encoder
-from .train import TrainJob, TrainConfig, resolve
+from .train import StoredEncoder, TrainConfig, TrainJob, resolve
 
 # %% ../nbs/lib/20_protocols.ipynb #settings
 @checked_dataclass
@@ -127,8 +127,8 @@ def pretraining(p: RotNetSettings, method: str, batch: int, seed: int, *, datase
         options=dict(zip(("hidden", "out"), p.projector), temperature=p.temperature) if simclr else {}, **settings)
 
 # %% ../nbs/lib/20_protocols.ipynb #701d581b
-def few_label_training(p: RotNetSettings, method: str, start: Encoder, images: data.Images, fraction: float, seed: int,
-                       **settings) -> TrainJob:
+def few_label_training(p: RotNetSettings, method: str, start: Encoder | StoredEncoder, images: data.Images,
+                       fraction: float, seed: int, **settings) -> TrainJob:
     """The training of `start` on a `fraction` (one of `p`'s) of the labels: fine-tuning, or the supervised baseline
     (`method` begins with "supce"). Fine-tuned models are kept at an eighth, a quarter and half of their epochs, too."""
     baseline = method.startswith("supce")

@@ -154,7 +154,8 @@ class Run:
     @property
     def history(self) -> pd.DataFrame:
         "The loss of every step (columns step, loss), and what the method noted after some (0: before the first)."
-        return pd.read_csv(self.folder / "history.csv")
+        path = self.folder / "history.csv"
+        return pd.read_csv(path if path.exists() else self.folder / "history.csv.gz")  # on shelves
 
     def is_light(self, step: int) -> bool:
         "Did what stands in the head of a model come along, and its weights not?"

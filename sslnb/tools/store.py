@@ -7,7 +7,7 @@ __all__ = ['files', 'size', 'inside', 'set_rows', 'run_folders', 'is_finished', 
            'damaged_result', 'days_idle', 'remove', 'read_by', 'shelve', 'enter']
 
 # %% ../../nbs/tools/03_store.ipynb #c911034f
-import contextlib, json, os, re, shutil, tempfile, time
+import contextlib, gzip, json, os, re, shutil, tempfile, time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -179,8 +179,11 @@ def _shelved_run(folder: Path, to: Path, models: list[str]) -> list[Path]:
     with replacing(to / "models.json") as part: part.write_text(heads, "utf-8")
     for old in to.glob("model-*"):
         if old.name not in models: old.unlink()
-    names = ["config.json", "history.csv", *models, "provenance.json"]  # which makes it a run: last
-    return [to / "models.json", *(_copied(folder / name, to) for name in names)]
+    history, plain = to / "history.csv.gz", folder / "history.csv"
+    packed = gzip.compress(plain.read_bytes(), mtime=0) if plain.exists() else (folder / history.name).read_bytes()
+    with replacing(history) as part: part.write_bytes(packed)
+    names = ["config.json", *models, "provenance.json"]  # which makes it a run: last
+    return [to / "models.json", history, *(_copied(folder / name, to) for name in names)]
 
 # %% ../../nbs/tools/03_store.ipynb #7a8f2c37
 def _copied(path: Path, to: Path) -> Path:
