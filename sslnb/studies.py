@@ -24,6 +24,7 @@ class About(NamedTuple):
     also: dict[str, str] = {}        # what it needs a further set for, by the parameter that names the set
     minutes: dict[str, float] = {}   # that a first run takes on one CPU core, by scale
     memory: dict[str, float] = {}    # GiB, by scale
+    shown: str = ""                  # with which parameters it was run for the outputs that it comes with
 
 # %% ../nbs/lib/23_studies.ipynb #5d1c0a06
 def declared(place: Path) -> dict[str, About]:

@@ -150,11 +150,12 @@ def _before(nb: Notebook) -> str:
     about = nb.about
     needs = f"**You need** {_in_words(about.needs)}." if about.needs else "**You need** no other notebook."
     helps = f" It helps to have read {_in_words(about.helps)}." if about.helps else ""
-    if not about.minutes: return needs + helps
+    shown = f" **The outputs below** are those of a run with `{about.shown}`." if about.shown else ""
+    if not about.minutes: return needs + helps + shown
     scale, minutes = next(iter(about.minutes.items()))  # the first that is named
     time = f"{60 * minutes:.0f} seconds" if minutes < 1 else f"{minutes:.0f} minutes"
     memory = f" and {about.memory[scale]} GiB" if scale in about.memory else ""
-    return f"{needs}{helps} **A first run** at the scale `{scale}` takes about {time}{memory} on one CPU core."
+    return f"{needs}{helps} **A first run** at the scale `{scale}` takes about {time}{memory} on one CPU core.{shown}"
 
 # %% ../../nbs/tools/00_notebook.ipynb #2c0d095d
 def _in_words(numbers: list[str]) -> str:
