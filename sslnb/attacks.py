@@ -507,8 +507,7 @@ def attack_curve(model: nn.Module | Classifier, images: Images, eps: Sequence[fl
     `confidence` (E); `answers`: the images' name and `correct`. The network of an `evaluate.Classifier` is read only
     where nothing is remembered. Errors: those of `under_attack`."""
     def compute():
-        network = model.network if isinstance(model, Classifier) else model
-        found = under_attack(network, images, eps, attack, **options)
+        found = under_attack(getattr(model, "network", model), images, eps, attack, **options)
         bits = np.packbits(found.correct.numpy(), axis=1)  # eight images to a byte
         return {"bits": torch.from_numpy(bits), "confidence": found.confidence.mean(1)}
     about = dict(model=model, images=images, eps=eps, options=options)

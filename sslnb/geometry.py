@@ -344,10 +344,10 @@ def flatness(model: nn.Module | Classifier, images: Images, radius: float, n: in
     at `radius` along n filter-normalised directions, BatchNorm kept) and `recalibrated` (the same, recalibrated), in
     nats; `eigenvalue`, the Hessian's largest; `trace`, n estimates. Cached. Errors as `loss_surface`."""
     def compute():
-        net = model.network if isinstance(model, Classifier) else model
+        net = getattr(model, "network", model)
         directions, h = filter_directions(net, n, rng(seed, "directions")), Hessian(net, images)
         rises = [loss_rise(net, images, directions, radius, r).tolist() for r in (False, True)]
         return {"rise": rises[0], "recalibrated": rises[1], "eigenvalue": top_eigenvalue(h, rng(seed, "eigenvalue")),
                 "trace": trace(h, n, rng(seed, "trace")).tolist()}
-    device = best_device() if isinstance(model, Classifier) else _device(model)
+    device = _device(model) if isinstance(model, nn.Module) else best_device()
     return cached(flatness, dict(model=model, images=images, radius=radius, n=n, seed=seed), compute, device)

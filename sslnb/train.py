@@ -525,7 +525,6 @@ def seconds_until(run: Run, step: int) -> float:
     return run.about(step)["seconds"]
 
 # %% ../nbs/lib/15_train.ipynb #up-2
-@version(1)
 def update_seconds(jobs: dict[str, TrainJob], turns: int, updates: int = 5,
                    device: torch.device | None = None) -> Found:
     """The seconds that an update of each of the `jobs` takes on this machine, by its name: a value for each of `turns`
@@ -541,7 +540,7 @@ def update_seconds(jobs: dict[str, TrainJob], turns: int, updates: int = 5,
         return {name: values[1:] for name, values in found.items()}
     key = dict(configs={name: to_json(job.config) for name, job in jobs.items()}, turns=turns, updates=updates,
                device=device_name(device))
-    return cached(update_seconds, key, measure, device)
+    return cached(Training, key, measure, device)
 
 def _seconds_of(training, updates) -> float:
     "Of one of the next `updates`; a GPU has done them before the clock is read."

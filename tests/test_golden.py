@@ -285,6 +285,12 @@ def attacked():
     return [*found.accuracy(), *summary(found.confidence), *(n for m in moved for n in summary(m))]
 
 
+@case(attacks.attack_curve)
+def kept_under_attack():
+    found = attacks.attack_curve(classifier(), images(11), [0.0, 0.002, 0.01], attacks.fgsm)
+    return [*found["correct"].flatten().float(), *found["confidence"]]
+
+
 @case(attacks.pgd_rising, attacks.apgd, attacks.square_attack, attacks.ensemble)
 def attacked_without_a_step_size():
     some, net = images(8), classifier()
