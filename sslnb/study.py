@@ -355,7 +355,7 @@ def label_free_table(accuracy: pd.DataFrame, free: pd.DataFrame, who: list[str])
     each = each.dropna(subset=["accuracy", "rankme"])
     long = each.stack().rename("value").reset_index()
     table = report.mean_sd(long, who, "metric")[["accuracy", *evaluate.PROMISE]]
-    rho = {m: f"{f(each[m]).corr(each.accuracy, method='spearman'):+.2f}" for m, f in evaluate.PROMISE.items()}
+    rho = [f"{f(each[m]).corr(each.accuracy, method='spearman'):+.2f}" for m, f in evaluate.PROMISE.items()]
     last = ("ρ with the accuracy", *[""] * (len(who) - 1))
-    table.loc[last if len(who) > 1 else last[0], list(rho)] = list(rho.values())
-    return table.fillna("")
+    table.loc[last if len(who) > 1 else last[0], :] = ["", *rho]
+    return table
