@@ -344,7 +344,7 @@ def flatness(model: nn.Module | Classifier, images: Images, radius: float, n: in
     at `radius` along n filter-normalised directions, BatchNorm kept) and `recalibrated` (the same, recalibrated), in
     nats; `eigenvalue`, the Hessian's largest; `trace`, n estimates. Cached. Errors as `loss_surface`."""
     def compute():
-        net = getattr(model, "network", model)
+        net: Any = getattr(model, "network", model)
         directions, h = filter_directions(net, n, rng(seed, "directions")), Hessian(net, images)
         rises = [loss_rise(net, images, directions, radius, r).tolist() for r in (False, True)]
         return {"rise": rises[0], "recalibrated": rises[1], "eigenvalue": top_eigenvalue(h, rng(seed, "eigenvalue")),

@@ -117,12 +117,12 @@ class Training:
     together, each makes one and calls all of its methods; `save` is for the first."""
     def __init__(self, job: TrainJob, device: torch.device):
         config, images, start = job
-        start = getattr(start, "network", start)  # of a `StoredEncoder`: now it is read
+        given: Any = getattr(start, "network", start)  # of a `StoredEncoder`: now it is read
         check_batch(config.batch_size)
         # the user's generators go on as if nothing had been, those of GPUs untouched
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed_of(config.seed, "weights"))
-            encoder = copy.deepcopy(start) if start is not None else models.encoder(config.encoder, images)
+            encoder = copy.deepcopy(given) if given is not None else models.encoder(config.encoder, images)
             self.method = synchronised(method_class(config.method)(encoder, images, **config.options))
         self.config, self.device = config, device
         self.images = images.to(device) if _fits(images, device) else images
