@@ -532,9 +532,7 @@ def label_free(encoder: Encoder, images: Images, recipe: Augment, *, seed: int =
     seen = torch.stack([features(encoder, part) for part in _views(images, recipe, views, seed)], 1)
     found = {"alignment": alignment(seen[:, 0], seen[:, 1]), "uniformity": uniformity(x), "rankme": rankme(x),
              "alpha_req": alpha_req(x), "lidar": lidar(seen)}
-    return Found(_finite(found), provenance(x.device))
-
-def _finite(found): return {name: value for name, value in found.items() if math.isfinite(value)}
+    return Found({name: value for name, value in found.items() if math.isfinite(value)}, provenance(x.device))
 
 # %% ../nbs/lib/17_evaluate.ipynb #1abe2f04
 def viewed(test: Images) -> Images:
@@ -545,8 +543,7 @@ def label_free_run(run: Run, step: int, images: Images, recipe: Augment, **setti
     "`label_free` (with its `settings`: seed, views) of the encoder of `run` after `step` steps; kept by its weights."
     key = {**arguments(label_free, "encoder", "images", recipe, **settings), "encoder": _stored(run, step),
            "images": images}
-    found = cached(label_free, key, lambda: label_free(load_encoder(run, step), images, recipe, **settings))
-    return Found(_finite(found), found.by)
+    return cached(label_free, key, lambda: label_free(load_encoder(run, step), images, recipe, **settings))
 
 # %% ../nbs/lib/17_evaluate.ipynb #1abe2f06
 PROMISE: dict[str, Callable] = {  # of a number of `label_free`, or a column: what is higher where it promises more

@@ -8,7 +8,7 @@ __all__ = ['TRACKS', 'NEIGHBOURS', 'LEADERBOARD', 'EXPERIMENTS', 'FEW', 'SPEED',
            'literature', 'board_row', 'board_line', 'judged', 'planned', 'measured', 'SpeedSettings']
 
 # %% ../nbs/lib/25_race.ipynb #race-2
-import importlib.util, json, os, platform, shutil, subprocess, sys, tempfile, time
+import importlib.util, json, os, shutil, subprocess, sys, tempfile, time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -29,7 +29,7 @@ from .core import ROOT, SettingError, checked_dataclass, to_json
 from .evaluate import knn
 from .models import Encoder, features, outputs
 from .protocols import TUNED_RECIPES, Recipe, Settings, in_stages, scales_of
-from .runs import Found, Run, cached, load_tensors, provenance, save_tensors
+from .runs import Found, Run, cached, load_tensors, processor_name, provenance, save_tensors
 from .train import TrainConfig, Training, load_encoder, pretrain, resolve
 
 # %% ../nbs/lib/25_race.ipynb #race-4
@@ -212,18 +212,12 @@ def board_row(name: str, track: Track, races: list[dict[str, Any]]) -> dict[str,
     "The line of a leaderboard for some `races` (`run_race`) of the track called `name`, run here and now."
     right = [race["knn"] for race in races]
     about = provenance(torch.device(track.device))
-    device = about["device"] if track.device == "cuda" else f"{_processor()}, {track.cores or os.cpu_count()} cores"
+    on_cpu = f"{processor_name()}, {track.cores or os.cpu_count()} cores"
+    device = about["device"] if track.device == "cuda" else on_cpu
     return {"track": name, "entry": track.entry, "commit": about["commit"], "date": time.strftime("%Y-%m-%d"),
             "device": device, "seeds": len(races), "minutes": round(max(r["seconds"] for r in races) / 60, 2),
             "knn": round(float(np.mean(right)), 4),
             "sd": round(float(np.std(right, ddof=1)), 4) if len(races) > 1 else None, "source": None}
-
-def _processor() -> str:
-    "The name of the CPU, where the system tells it; a race on two cores depends on which."
-    try: told = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
-    except OSError: told = []
-    names = [line.split(":", 1)[1].strip() for line in told if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 def board_line(row: dict[str, Any]) -> str:
     "A `board_row` as a line of the leaderboard's file; who sends it in adds a source: where the entry can be read."

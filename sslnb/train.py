@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Steps', 'Sides', 'OPTIMIZERS', 'TrainConfig', 'StoredEncoder', 'TrainJob', 'learning_rate', 'make_optimizer',
            'Diverged', 'Training', 'resolve', 'train_all', 'pretrain', 'load_state', 'load_encoder', 'load_classifier',
-           'load_buffer', 'seconds_until', 'update_seconds']
+           'load_buffer', 'update_seconds']
 
 # %% ../nbs/lib/15_train.ipynb #0f4504a4
 import copy, functools, hashlib, math, sys, time, warnings
@@ -29,8 +29,8 @@ from .distributed import (Silent, all_reduce_mean, average_gradients, broadcast,
                                local_shard, synchronised, world)
 from .methods import Batch, method_class, method_options
 from .optim import LARS, Muon
-from .runs import (CorruptFile, Found, Run, cached, device_name, load_tensors, noted, provenance, save_tensors,
-                        stored_info)
+from .runs import (CorruptFile, Found, Run, cached, device_name, load_tensors, noted, processor_name, provenance,
+                        save_tensors, stored_info)
 
 # %% ../nbs/lib/15_train.ipynb #b65f5e95
 Steps = Annotated[tuple[Annotated[int, Field(ge=0)], ...], BeforeValidator(tuple)]  # a list will do, too
@@ -519,11 +519,6 @@ def load_buffer(run: Run, name: str, step: int | None = None) -> Tensor:
     if "" not in found: raise SettingError(f"{run} keeps nothing called {name!r}")
     return found[""]
 
-# %% ../nbs/lib/15_train.ipynb #7dd4f899
-def seconds_until(run: Run, step: int) -> float:
-    "Seconds of training that `run` took up to `step`."
-    return run.about(step)["seconds"]
-
 # %% ../nbs/lib/15_train.ipynb #up-2
 def update_seconds(jobs: dict[str, TrainJob], turns: int, updates: int = 5,
                    device: torch.device | None = None) -> Found:
@@ -539,11 +534,11 @@ def update_seconds(jobs: dict[str, TrainJob], turns: int, updates: int = 5,
             for name in list(jobs)[::(-1) ** turn]: found[name].append(_seconds_of(trainings[name], updates))
         return {name: values[1:] for name, values in found.items()}
     key = dict(configs={name: to_json(job.config) for name, job in jobs.items()}, turns=turns, updates=updates,
-               device=device_name(device))
+               device=device_name(device), processor=processor_name())
     return cached(Training, key, measure, device)
 
 def _seconds_of(training, updates) -> float:
-    "Of one of the next `updates`; a GPU has done them before the clock is read."
+    "The mean of the next `updates`; the clock is read when a GPU has done them."
     start = time.perf_counter()
     for _ in range(updates): training.take_step()
     if training.device.type == "cuda": torch.cuda.synchronize(training.device)

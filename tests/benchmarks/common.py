@@ -1,5 +1,5 @@
 "What the benchmarks share: their options, the same network and images for all, interleaved timing, one table."
-import argparse, json, os, platform, shutil, time
+import argparse, json, os, shutil, time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from sslnb import data
 from sslnb.core import best_device, replacing, reports
-from sslnb.runs import provenance
+from sslnb.runs import processor_name, provenance
 from sslnb.train import TrainConfig, Training, resolve
 
 
@@ -85,9 +85,7 @@ def ms(times: list[float]) -> str:
 
 def machine() -> str:
     "The processor and how many cores of it there are."
-    lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines() if Path("/proc/cpuinfo").exists() else []
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else platform.processor()}, {os.cpu_count()} cores"
+    return f"{processor_name()}, {os.cpu_count()} cores"
 
 
 def show(name: str, rows: list[dict], args: argparse.Namespace, **more):
