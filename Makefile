@@ -1,6 +1,4 @@
 # Every target sets up what it needs: `make study` and `make test` work on a fresh clone.
-SCALE ?= quick
-DATA  ?= shapes
 VENV  ?= .venv
 BIN   := $(VENV)/bin
 UV    := $(shell command -v uv 2>/dev/null)
@@ -10,7 +8,7 @@ UV    := $(shell command -v uv 2>/dev/null)
 setup: $(VENV)/.ready ## the environment alone
 
 study: $(VENV)/.ready ## every study notebook that is not there and valid, executed into reports/<data>-<scale>/
-	$(BIN)/python -m sslnb study --scale $(SCALE) --data $(DATA)
+	$(BIN)/python -m sslnb study $(if $(SCALE),--scale $(SCALE)) $(if $(DATA),--data $(DATA))
 
 test: $(VENV)/.ready ## exported code is current; notebooks of library and tools; pytest
 	VENV=$(VENV) tests/run.sh

@@ -5,13 +5,16 @@
 # %% auto #0
 __all__ = ['ROTNET', 'TRANSFER', 'SUPERVISED_AT', 'OTHER_SETS', 'TASKS', 'DEEPCLUSTER', 'DIGIT_VIEWS', 'COMPANIONS', 'MAE_SCALES',
            'MAE_VIEWS', 'MAE_READINGS', 'SIMCLIC', 'PERTURBATIONS', 'GEOMETRY', 'RIVALS', 'TUNED_RECIPES', 'Settings',
-           'scales_of', 'RotNetSettings', 'kept_steps', 'pretraining', 'few_label_training', 'counterpart', 'task_set',
-           'larger_set', 'DeepClusterSettings', 'digit_set', 'alexnet_training', 'lars_training', 'MAESettings',
-           'mae_recipes', 'contrast_training', 'masked_training', 'SimCLICSettings', 'siamese_training',
-           'GeometrySettings', 'five_way_tasks', 'rival_training', 'Recipe', 'in_stages']
+           'scales_of', 'came_along', 'usual_scale', 'RotNetSettings', 'kept_steps', 'pretraining',
+           'few_label_training', 'counterpart', 'task_set', 'larger_set', 'DeepClusterSettings', 'digit_set',
+           'alexnet_training', 'lars_training', 'MAESettings', 'mae_recipes', 'contrast_training', 'masked_training',
+           'SimCLICSettings', 'siamese_training', 'GeometrySettings', 'five_way_tasks', 'rival_training', 'Recipe',
+           'in_stages']
 
 # %% ../nbs/lib/20_protocols.ipynb #709cfdfe
+import json
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from typing import NamedTuple, TypeVar
 
@@ -20,6 +23,7 @@ from .augment import RECIPES, Augment
 from .core import SettingError, best_device, checked_dataclass
 from .evaluate import fine_tuning
 from .models import Encoder
+from .runs import shelves
 from .train import StoredEncoder, TrainConfig, TrainJob, resolve
 
 # %% ../nbs/lib/20_protocols.ipynb #settings
@@ -36,6 +40,19 @@ _Kind = TypeVar("_Kind", bound=Settings)
 def scales_of(kind: type[_Kind], same: dict, **own: dict) -> dict[str, _Kind]:
     "The scales of a paper: settings of a `kind` with the values that all share, and before those each scale's `own`."
     return {name: kind(scale=name, **same | values) for name, values in own.items()}
+
+# %% ../nbs/lib/20_protocols.ipynb #usual-scale
+def came_along(dataset: str, scale: str) -> bool:
+    "Does a shelf hold what the notebooks read on this set at this scale? (Its `contents.json`, by `sslnb shelve`.)"
+    for place in shelves():
+        with suppress(OSError, ValueError):
+            if f"{dataset}-{scale}" in json.loads((place / "contents.json").read_text("utf-8")): return True
+    return False
+
+def usual_scale(dataset: str) -> str:
+    "The scale of whoever names none: `hours` where its results came along for this set, else `quick`."
+    return "hours" if came_along(dataset, "hours") else "quick"
+
 
 # %% ../nbs/lib/20_protocols.ipynb #rotnet-settings
 @checked_dataclass

@@ -23,8 +23,8 @@ from torch import Tensor
 
 from . import evaluate, report, verdicts
 from .core import ROOT, SettingError, checked, copies_folder, made_public, replacing
-from .data import DataError, Images, is_there, load, own_side, tested_on
-from .protocols import COMPANIONS
+from .data import DataError, Images, is_there, load, own_side, tested_on, usual_set
+from .protocols import COMPANIONS, usual_scale
 from .runs import Run
 from .studies import declared
 from .train import TrainConfig, TrainJob, train_all
@@ -79,14 +79,17 @@ def _complaints(name: str, value) -> list[str]:
 # %% ../nbs/lib/24_study.ipynb #5d1c0b01
 def parameters(namespace: dict, scales: dict[str, Any]) -> Any:
     """The settings of this run: those of its `scale`, with the notebook's parameters (from its `globals()`) that are
-    not None. Records are this run's own from here on (`report.begin_run`). `SettingError` for an unknown name, a wrong
-    type, a number out of its range or an unknown scale."""
+    not None. A set and a scale of None are the usual ones (`data.usual_set`, `protocols.usual_scale`). Records are this
+    run's own from here on (`report.begin_run`). `SettingError` for an unknown name, a wrong type, a number out of its
+    range or an unknown scale."""
     hints = _hints(namespace)
     unknown = _injected(namespace.get("In", [])) - set(hints)
     if unknown:
         raise SettingError(f"no parameter is called {', '.join(sorted(unknown))}; there are: {', '.join(hints)}")
-    fields = {k: (hint if k in ("scale", "dataset") else hint | None, ...) for k, hint in hints.items()}
+    fields = {k: (hint | None, ...) for k, hint in hints.items()}
     given = checked(fields, {k: namespace[k] for k in hints}, "this notebook")
+    given["dataset"] = given["dataset"] or usual_set()
+    given["scale"] = given["scale"] or usual_scale(given["dataset"])
     if given["scale"] not in scales:
         raise SettingError(f"scale = {given['scale']!r}: choose one of {', '.join(scales)}")
     usual, given = scales[given["scale"]], {k: v for k, v in given.items() if v is not None}
@@ -254,6 +257,17 @@ def show_row(ax: plt.Axes, images: Tensor, title: str):
     ax.set_title(shortened(title, 120), fontsize=9, loc="left")
     ax.axis("off")
 
+# %% ../nbs/lib/24_study.ipynb #about-usual
+def _about_usual(s: "Study", namespace: dict) -> str:
+    "Of the set and the scale those that nobody named, and why they are what they are."
+    found, lacks = "which is there", "since CIFAR-10 is not there (`sslnb data get cifar10`)"
+    why_set = found if s.dataset == "cifar10" else lacks
+    why_scale = "whose results came along" if s.scale == "hours" else "which takes minutes"
+    told = [f"`{name} = None`: here **{report.public(value)}**, {why}." for name, value, why in
+            (("dataset", s.dataset, why_set), ("scale", s.scale, why_scale)) if namespace[name] is None]
+    return " ".join(told)
+
+
 # %% ../nbs/lib/24_study.ipynb #5d1c0b04
 class Study:
     """A run of the study notebook `name` (such as 04_attacks) with these `settings` out of those of the `scales`, and
@@ -331,10 +345,13 @@ class Study:
 
 # %% ../nbs/lib/24_study.ipynb #5d1c0b05
 def begin(name: str, namespace: dict, scales: dict[str, Any]) -> Study:
-    "The study of the notebook `name` with the `parameters` in its `globals()`; sets the `style` of its figures, too."
+    """The study of the notebook `name` with the `parameters` in its `globals()`. There, too, `dataset` and `scale` have
+    their values from now on. Sets the `style` of its figures."""
     style()
     pd.set_option("display.max_colwidth", None)
     s = Study(name, parameters(namespace, scales), list(_hints(namespace)), scales)
+    if told := _about_usual(s, namespace): s.say(told)
+    namespace |= {"dataset": s.dataset, "scale": s.scale}
     if is_own(s.dataset) and s.paper != "all":  # 10 looks at records only
         _make_ready(s, {k for k in s.given if namespace[k] is not None})
     return s

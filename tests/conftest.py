@@ -75,8 +75,8 @@ def stop_at():
 
 @pytest.fixture
 def execute(monkeypatch):
-    """execute(path, **parameters): the notebook with its outputs, run in this process. (A kernel for each would import
-    torch anew.)"""
+    """execute(path, **parameters): the notebook with its outputs, run in this process, on drawn images unless the
+    parameters say otherwise. (A kernel for each would import torch anew.)"""
     import pandas as pd
     from matplotlib import rc_context
 
@@ -88,7 +88,8 @@ def execute(monkeypatch):
         nb = read_nb(path)
         for cell in nb.cells:
             if "parameters" in cell.metadata.get("tags", []):
-                cell.source += "".join(f"\n{name} = {value!r}" for name, value in parameters.items())
+                given = {"dataset": "shapes"} | parameters
+                cell.source += "".join(f"\n{name} = {value!r}" for name, value in given.items())
         with rc_context(), pd.option_context("display.max_colwidth", 50), patch.dict(METHODS):
             CaptureShell(path, mpl_format="png").run_all(nb, exc_stop=True)
         return nb

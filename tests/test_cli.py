@@ -327,9 +327,31 @@ def test_list_says_which_commit_a_copy_is_from(write, instant):
 
 
 def test_make_study_is_this_command():
-    told = subprocess.run(["make", "-n", "study", "SCALE=gpu", "DATA=cifar10"], cwd=ROOT, capture_output=True,
-                          encoding="utf-8")
-    assert "python -m sslnb study --scale gpu --data cifar10" in told.stdout
+    def told(*given):
+        return subprocess.run(["make", "-n", "study", *given], cwd=ROOT, capture_output=True, encoding="utf-8").stdout
+    assert "python -m sslnb study --scale gpu --data cifar10" in told("SCALE=gpu", "DATA=cifar10")
+    assert "python -m sslnb study" in told() and "--" not in told().split("sslnb study")[1]
+
+
+def test_who_names_no_set_and_no_scale_gets_the_best_that_is_there(write, instant, tmp_path, monkeypatch):
+    monkeypatch.setenv("SSLNB_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("SSLNB_SHELVES", str(tmp_path / "shelf"))
+    write("01")
+
+    def executed():
+        sslnb("study", "--force")
+        return sorted(p.parent.name for p in (tmp_path / "reports").glob("*/01_small.ipynb"))
+    assert executed() == ["shapes-quick"]
+    for split in ("train", "test"):
+        for name in ("cat", "dog"):
+            place = tmp_path / "data" / "cifar10" / split / name
+            place.mkdir(parents=True)
+            Image.new("RGB", (32, 32)).save(place / "1.png")
+        if split == "train": assert executed() == ["shapes-quick"]  # half of the set is no set
+    assert executed() == ["cifar10-quick", "shapes-quick"]
+    (tmp_path / "shelf").mkdir()
+    (tmp_path / "shelf" / "contents.json").write_text('{"cifar10-hours": []}')
+    assert executed() == ["cifar10-hours", "cifar10-quick", "shapes-quick"]
 
 
 def test_data_lists_drawn_and_own_sets_and_what_they_take(tmp_path, monkeypatch):

@@ -92,12 +92,22 @@ def _complete_number(ctx, param, begun: str) -> list[str]:
     return [nb.number for nb in notebooks() if nb.number.startswith(begun)]
 
 # %% ../../nbs/tools/05_cli.ipynb #19c090a8
-_scale = click.option("--scale", type=click.Choice(SCALES), default="quick", show_default=True,
-                      help="How much to compute.")
+def _usual_set(ctx, param, given: str | None) -> str:
+    if given: return given
+    from sslnb.data import usual_set
+    return usual_set()
+
+def _usual_scale(ctx, param, given: str | None) -> str:
+    if given: return given
+    from sslnb.protocols import usual_scale
+    return usual_scale(ctx.params["dataset"])
+
+_scale = click.option("--scale", type=click.Choice(SCALES), callback=_usual_scale,
+                      help="How much to compute. [default: hours where its results came along, else quick]")
 
 # %% ../../nbs/tools/05_cli.ipynb #9c1bab4d
-_data = click.option("--data", "dataset", metavar="NAME", default="shapes", show_default=True,
-                     help="Image set, or folder:PATH.")
+_data = click.option("--data", "dataset", metavar="NAME", is_eager=True, callback=_usual_set,
+                     help="Image set, or folder:PATH. [default: cifar10 where it is there, else shapes]")
 
 # %% ../../nbs/tools/05_cli.ipynb #9e1684bc
 @cli.command("list", epilog=_examples("sslnb list", "sslnb list --data cifar10"))
