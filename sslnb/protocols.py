@@ -154,7 +154,7 @@ def few_label_training(p: RotNetSettings, method: str, start: Encoder | StoredEn
     return fine_tuning(start, images, fraction, epochs=epochs, keep=keep, seed=seed, **settings)
 
 # %% ../nbs/lib/20_protocols.ipynb #24241e7c
-OTHER_SETS = {"shapes": ["shapes-b"], "shapes-b": ["shapes"], "cifar10": ["stl10", "stl10-subset"],
+OTHER_SETS = {"shapes": ["shapes-b"], "shapes-b": ["shapes"], "cifar10": ["stl10", "stl10-subset"],  # a part last
               "stl10": ["cifar10"], "stl10-subset": ["cifar10"]}
 TASKS = {  # of `geometry` §2.2: official class ids of four 5-way problems
     "cifar100": [[0, 1, 2, 3, 4], [6, 11, 16, 21, 26], [56, 58, 62, 66, 68], [95, 96, 97, 98, 99]],
@@ -163,25 +163,28 @@ TASKS = {  # of `geometry` §2.2: official class ids of four 5-way problems
     # none is in `shapes`
     "shapes-20": [[10, 11, 12, 13, 14], [15, 16, 17, 18, 19], [10, 12, 14, 16, 18], [11, 13, 15, 17, 19]]}
 
-def counterpart(dataset: str) -> str:
-    "The set that encoders of `dataset` move to: the first of its OTHER_SETS that is there. `SettingError`: none known."
+def _there(sets: list[str], scale: str) -> list[str]:
+    "Those that are there of a set and its part. First the whole at the papers' scales; else the part, as published."
+    return list(filter(data.is_there, sets if scale in ("gpu", "paper") else sets[::-1]))
+
+def counterpart(dataset: str, scale: str) -> str:
+    "The set that encoders of `dataset` move to: one of its OTHER_SETS, as it is there. `SettingError`: none is known."
     if dataset not in OTHER_SETS:
         raise SettingError(f"no counterpart is known for {data.public_name(dataset)!r}: name a second set, with as "
                            "many classes and colour channels, by -p counterpart NAME (or folder:PATH)")
-    found = [name for name in OTHER_SETS[dataset] if data.is_there(name)]
-    return found[0] if found else OTHER_SETS[dataset][0]
+    return (_there(OTHER_SETS[dataset], scale) or OTHER_SETS[dataset])[0]
 
 # %% ../nbs/lib/20_protocols.ipynb #58682716
-def task_set(dataset: str) -> str:
+def task_set(dataset: str, scale: str) -> str:
     """The set whose TASKS encoders of `dataset` are tuned on: drawn ones for drawn ones, CIFAR-100, or what is there of
     it, for photographs; for a folder of your own drawn ones, if nothing of it is there."""
     if dataset.startswith("shapes"): return "shapes-20"
     usual = "shapes-20" if dataset.startswith("folder:") else "cifar100"
-    return next(filter(data.is_there, ("cifar100", "cifar100-20c")), usual)
+    return (_there(["cifar100", "cifar100-20c"], scale) or [usual])[0]
 
-def larger_set(dataset: str) -> str:
+def larger_set(dataset: str, scale: str) -> str:
     "The set with another number of classes beside which S3 reads `dataset`: for Caltech101 CIFAR-10, as in the paper."
-    return "cifar10" if dataset == "caltech101" else task_set(dataset)
+    return "cifar10" if dataset == "caltech101" else task_set(dataset, scale)
 
 # %% ../nbs/lib/20_protocols.ipynb #deepcluster-settings
 @checked_dataclass
@@ -236,13 +239,13 @@ DEEPCLUSTER = scales_of(
 # %% ../nbs/lib/20_protocols.ipynb #deepcluster-training
 DIGIT_VIEWS = Augment(pad=2)  # a mirrored digit is no digit
 
-def digit_set(dataset: str) -> str:
+def digit_set(dataset: str, scale: str) -> str:
     """The set in the part of MNIST: scikit-learn's digits beside drawn images, MNIST itself beside photographs; beside
     a folder of your own the digits, if MNIST is not there."""
     own = dataset.startswith("folder:") and not data.is_there("mnist")
     return "digits" if dataset.startswith("shapes") or own else "mnist"
 
-# what a parameter that names a further set is where it is not given: a function of the data set
+# what a parameter that names a further set is where it is not given: a function of the data set and the scale
 COMPANIONS = {"counterpart": counterpart, "tasks": task_set, "larger_set": larger_set, "digits": digit_set}
 
 # %% ../nbs/lib/20_protocols.ipynb #eecc6f75

@@ -208,7 +208,7 @@ def _check_given(s: "Study", fit: dict[str, Any], train: Images, test: Images):
 # %% ../nbs/lib/24_study.ipynb #0f01de05
 def _companion(s: "Study", parameter: str) -> str:
     "The further set that a parameter of a notebook names. `SettingError`: none is usual; `DataError`: it is not there."
-    try: name = getattr(s.settings, parameter) or COMPANIONS[parameter](s.dataset)
+    try: name = getattr(s.settings, parameter) or COMPANIONS[parameter](s.dataset, s.scale)
     except SettingError as err: raise SettingError(f"{s.name} needs {s.also[parameter]}. But {err}") from None
     sets_there(name)
     return name

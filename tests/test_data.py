@@ -2,6 +2,7 @@
 import hashlib, multiprocessing, os, pickle, resource, runpy, signal, struct, subprocess, sys, time, warnings, zipfile
 from dataclasses import replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -675,7 +676,7 @@ def test_archive_layouts(tmp_path, monkeypatch):
             ("cifar-10-batches-py", "labels", "test_batch", "batches.meta", "label_names"),
             ("cifar-100-python", "fine_labels", "test", "meta", "fine_label_names")):
         (tmp_path / sub).mkdir()
-        content = {"data": pixels.reshape(10, -1), labels: list(range(10))}
+        content = {"data": pixels.reshape(10, -1), labels: list(range(10)), "filenames": list("abcdefghij")}
         (tmp_path / sub / part).write_bytes(pickle.dumps(content))
         (tmp_path / sub / meta).write_bytes(pickle.dumps({names: [f"class {i}" for i in range(10)]}))
     stl = tmp_path / "stl10_binary"
@@ -691,6 +692,59 @@ def test_archive_layouts(tmp_path, monkeypatch):
         assert np.array_equal(images.pixels, expected) and images.classes[3] == "class 3"
         assert images.labels.tolist() == (list(range(10)) if split == "test" else [-1] * 10)
     assert load("cifar100", "test", root=tmp_path, classes=[7, 2]).classes == ("class 7", "class 2")
+
+
+def cifar_archive(place, pixels, labels, files, classes, batches):
+    "Files like those of CIFAR's archive, for each of the `batches` (name -> which images)."
+    place.mkdir(parents=True)
+    for batch, some in batches.items():
+        content = {"data": pixels[some].reshape(len(pixels[some]), -1), "labels": labels[some].tolist(),
+                   "fine_labels": labels[some].tolist(), "filenames": files[some]}
+        (place / batch).write_bytes(pickle.dumps(content))
+    for meta in ("meta", "batches.meta"):
+        (place / meta).write_bytes(pickle.dumps({"label_names": classes, "fine_label_names": classes}))
+
+
+def stl_archive(place, pixels, labels, classes):
+    "Files like those of STL-10's archive."
+    place.mkdir(parents=True)
+    pixels.transpose(0, 1, 3, 2).tofile(place / "train_X.bin")
+    (labels + 1).astype(np.uint8).tofile(place / "train_y.bin")
+    (place / "class_names.txt").write_text("\n".join(classes), "utf-8")
+
+
+@pytest.mark.parametrize("name,k", [("cifar10", 10), ("cifar100-20c", 100), ("stl10-subset", 2)])
+def test_an_archive_and_a_folder_of_its_files_are_one_set(tmp_path, monkeypatch, name, k):
+    "Else nothing that was trained on the one would be found with the other."
+    for module in ("cifar", "stl10"):
+        monkeypatch.setattr(f"torchvision.datasets.{module}.check_integrity", lambda *args: True)
+    monkeypatch.setattr(data, "_of_stl10", lambda split: np.array({"train": [3, 1, 4], "test": [0, 5]}[split]))
+    draw, side = np.random.default_rng(0), 96 if name == "stl10-subset" else 32
+    pixels, labels = draw.integers(0, 256, (200, 3, side, side), dtype=np.uint8), np.arange(200) % k
+    files, classes = [f"{i:04}.png" for i in draw.permutation(200)], [f"class {c:02}" for c in range(k)]
+    tree, archive, whole = tmp_path / "tree", tmp_path / "archive", slice(None)
+    if name == "cifar10":
+        batches = {f"data_batch_{b + 1}": slice(40 * b, 40 * b + 40) for b in range(5)} | {"test_batch": whole}
+        cifar_archive(archive / "cifar-10-batches-py", pixels, labels, files, classes, batches)
+    elif name == "cifar100-20c":
+        both = {"train": whole, "test": whole}
+        cifar_archive(archive / "cifar-100-python", pixels, labels, files, classes, both)
+    else:
+        files = [f"{i:04}.png" for i in range(200)]  # its images have no names but their places
+        stl_archive(archive / "stl10_binary", pixels, labels, classes)
+
+    ids = data.CIFAR100_20C if name == "cifar100-20c" else list(range(k))
+    for split in ("train", "test"):
+        members = data._of_stl10(split) if name == "stl10-subset" else range(200)
+        for i in (i for i in members if labels[i] in ids):
+            folder = tree / name / split / classes[labels[i]]
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels[i].transpose(1, 2, 0)).save(folder / files[i])
+    (tree / name / "classes.txt").write_text("\n".join(f"{c} {classes[c]}" for c in ids), "utf-8")
+    for split, some in product(("train", "test"), (None, ids[1:2])):
+        one, other = (load(name, split, root=root, classes=some) for root in (tree, archive))
+        assert one.fingerprint == other.fingerprint and len(one) > 0
+        assert one.classes == other.classes and torch.equal(one.labels, other.labels)
 
 
 def test_failed_download(tmp_path, monkeypatch):

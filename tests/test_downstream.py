@@ -160,7 +160,8 @@ def cifar(made, folder, parts, meta, key, names):
         labels = list(range(0, len(names), len(names) // 10)) * 3
         colours = np.array([made.colour(c, split) for c in labels], np.uint8)
         made.write(f"{folder}/{part}", "")
-        batch = {"data": colours.repeat(1024, 1).reshape(len(labels), -1), key: labels}
+        batch = {"data": colours.repeat(1024, 1).reshape(len(labels), -1), key: labels,
+                 "filenames": [f"{part}_{i:02}.png" for i in range(len(labels))]}
         (made.root / folder / part).write_bytes(pickle.dumps(batch))
     (made.root / folder / meta[0]).write_bytes(pickle.dumps({meta[1]: names}))
     return names

@@ -61,16 +61,16 @@ def sets_of(job: NotebookJob) -> list[str]:
     usual, found = _usual_sets(given["scale"]), [dataset]
     for name in usual.keys() & set(job.notebook.parameters):
         with contextlib.suppress(SettingError):  # no usual one: the notebook says so
-            value = usual[name](dataset) if given.get(name) is None else given[name]
+            value = usual[name](dataset, given["scale"]) if given.get(name) is None else given[name]
             found += value if isinstance(value, list) else [str(value)]
     return sorted(set(found))
 
 # %% ../../nbs/tools/01_execution.ipynb #95705bea
 def _usual_sets(scale: str) -> dict:
-    "For each parameter that names further sets: a function from the data set to what it is where it is not given."
+    "For each parameter that names further sets: a function of set and scale that gives the usual ones."
     from sslnb import protocols
     return protocols.COMPANIONS | {
-            "others": lambda _: protocols.SIMCLIC[scale].others if scale in protocols.SIMCLIC else []}
+            "others": lambda *_: protocols.SIMCLIC[scale].others if scale in protocols.SIMCLIC else []}
 
 # %% ../../nbs/tools/01_execution.ipynb #fbe6fe4b
 def images_digest(dataset: str) -> str:
