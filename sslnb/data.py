@@ -481,7 +481,7 @@ def _kept(content: Callable[[], _Content], places: np.ndarray | None) -> _Conten
     whole = content()
     if places is None: ids, places = CIFAR100_20C, np.flatnonzero(np.isin(whole.labels, CIFAR100_20C))
     else: ids, places = whole.ids, places[np.lexsort((places, whole.labels[places]))]
-    return _Content(whole.items[places], whole.read, np.searchsorted(ids, whole.labels[places]),
+    return _Content(np.asarray(whole.items)[places], whole.read, np.searchsorted(ids, whole.labels[places]),
                     [whole.classes[i] for i in ids], list(ids))
 
 def _of_stl10(split: str) -> np.ndarray:

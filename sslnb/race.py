@@ -298,7 +298,7 @@ SPEED = scales_of(
     SpeedSettings, dict(held=0.1),
     smoke=dict(seeds=[0, 1], experiments=FEW[:2], images=200, budget=2e10, race_minutes=0.1, race_images=64),
     quick=dict(seeds=[0, 1], experiments=FEW, images=5000, budget=5e11, race_minutes=1, race_images=5000),
-    hours=dict(seeds=[0, 1], experiments=list(EXPERIMENTS), images=50_000, budget=9.5e12, race_minutes=10,
+    hours=dict(seeds=[0, 1], experiments=list(EXPERIMENTS), images=50_000, budget=9.5e12, race_minutes=1,
                race_images=50_000),
     gpu=dict(seeds=[0], experiments=list(EXPERIMENTS), images=50_000, budget=9.5e12, race_minutes=10,
              race_images=50_000),
