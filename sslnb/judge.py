@@ -6,11 +6,11 @@
 __all__ = ['Judged', 'FRACTIONS', 'DRAWS', 'EPS', 'ATTACKED', 'STEPS', 'VIEWED', 'BENT', 'RADIUS', 'DIRECTIONS', 'PARTS', 'LINES',
            'Subject', 'linear_of', 'classifier_of', 'Finding', 'wilson', 'judge_linear', 'judge_knn', 'judge_few',
            'judge_transfer', 'judge_robust', 'judge_label_free', 'judge_geometry', 'Part', 'Pixels', 'untrained',
-           'panel_sets', 'panel_others', 'Panel', 'panel', 'question', 'with_interval', 'side_by_side', 'draw_panels',
-           'record_panel']
+           'panel_sets', 'panel_others', 'Panel', 'panel', 'in_words', 'question', 'with_interval', 'side_by_side',
+           'draw_panels', 'record_panel', 'recorded']
 
 # %% ../nbs/lib/28_judge.ipynb #ju-2
-import copy, math, sys, time
+import copy, json, math, sys, time
 from collections.abc import Callable, Iterable
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -34,7 +34,7 @@ from .geometry import flatness
 from .logistic import mean_per_class
 from .models import ENCODERS, Normalize, Wrapped, features, make_encoder
 from .protocols import OTHER_SETS
-from .report import record_all
+from .report import record_all, records
 from .runs import Found, cached, cached_tensors
 from .verdicts import Margins, image_variance
 
@@ -315,9 +315,13 @@ _SETTINGS: dict[str, Callable[[Any], str]] = {
     "labels": "{:,} labels".format, "k": "{} neighbours".format, "to": "on {}".format,
     "attack": lambda v: {"pgd": "PGD"}.get(v, v), "eps": lambda v: f"ε = {255 * v:.3g}/255"}
 
+def in_words(metric: str, setting: dict[str, Any]) -> str:
+    "What a metric answers at a setting."
+    return ", ".join([_METRICS[metric], *(_SETTINGS[k](v) for k, v in setting.items() if k in _SETTINGS)])
+
 def question(f: Finding) -> str:
     "What a finding answers, in words."
-    return ", ".join([_METRICS[f.metric], *(_SETTINGS[k](v) for k, v in f.setting.items())])
+    return in_words(f.metric, f.setting)
 
 def with_interval(f: Finding) -> str:
     "Value and interval of a finding."
@@ -392,3 +396,23 @@ def record_panel(p: Panel, dataset: str):
         return where | dict(values=found.only(f.metric), item=f.part, method=who, setting=setting, n=f.n)
     record_all([row(who, f, found, {"draw": i} if len(f.found) > 1 else {})
                 for who, part in p.found.items() for f in part for i, found in enumerate(f.found)])
+
+# %% ../nbs/lib/28_judge.ipynb #ju-73b
+def recorded(dataset: str) -> pd.DataFrame:
+    """What is on record of the encoders judged on a set: a row for each part and question, a column for each encoder,
+    then for each line beside them; several draws of the labels as mean ± standard deviation."""
+    table = records(every=True, paper="panel", dataset=dataset)
+    given = [json.loads(s) for s in table.setting]
+    encoders = [who for who, s in zip(table.method, given) if "weights" in s]
+    order = [(list(PARTS).index(part), list(_METRICS).index(m), sorted((k, v) for k, v in s.items() if k in _SETTINGS))
+             for part, m, s in zip(table["item"], table.metric, given)]
+    table = table.assign(question=[in_words(m, s) for m, s in zip(table.metric, given)],
+                         draw=[s.get("draw", 0) for s in given], order=order)
+    # a line stands beside several encoders, and is the same beside each
+    table = table.sort_values("order").drop_duplicates(["item", "question", "method", "draw"])
+    found = table.groupby(["item", "question", "method"], sort=False).value.agg(["mean", "std"])
+    text = [f"{f.mean:.3g}" + (f" ± {f.std:.2g}" if f.std >= 0 else "") for f in found.itertuples()]
+    rows = pd.MultiIndex.from_frame(table[["item", "question"]].drop_duplicates(), names=["part", "question"])
+    columns = list(dict.fromkeys([*encoders, *sorted(table.method, reverse=True)]))
+    return pd.Series(text, found.index, dtype=object).unstack().reindex(index=rows, columns=columns).fillna("")
+

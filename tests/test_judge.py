@@ -16,6 +16,7 @@ from sslnb.judge import FRACTIONS, LINES, PARTS, Finding, panel, record_panel, s
 from sslnb.models import encoder, wrap
 from sslnb.runs import Found
 from sslnb.tools.cli import cli
+from sslnb.tools.page import page_html
 
 
 @pytest.fixture(scope="module")
@@ -251,17 +252,34 @@ def test_side_by_side_has_a_column_for_each_and_the_pixels_once(sets, plain):
     assert re.fullmatch(r"0\.\d{3} \[0\.\d{3}, [01]\.\d{3}\]", table.loc[("few", "accuracy, 40 labels"), "two"])
 
 
+def test_what_is_on_record_of_several_encoders_is_one_table(sets, plain):
+    assert judge.recorded("mine").empty
+    torch.manual_seed(1)
+    for name, net in {"one": plain, "two": wrap(Flat(), side=16)}.items():
+        p = panel(net, *sets, name=name, parts=["few", "knn"])
+        record_panel(p, "mine")
+    table = judge.recorded("mine")
+    assert list(table) == ["one", "two", "two (untrained)", "raw pixels", "one (untrained)"]
+    assert list(table.index) == list(side_by_side([p]).index)  # by part, then by the number of labels
+    (few,) = [f for f in p.found["two"] if f.setting.get("labels") == 40]
+    values = [one[few.metric] for one in few.found]
+    assert table.loc[("few", "accuracy, 40 labels"), "two"] == f"{np.mean(values):.3g} ± {np.std(values, ddof=1):.2g}"
+
+
 def test_the_command_from_a_file_to_a_page(tmp_path, monkeypatch):
     secret = tmp_path / "secret place"
     secret.mkdir()
     torch.save(encoder("tiny", data.load("shapes")).state_dict(), secret / "mine.pth")
-    done = CliRunner().invoke(cli, ["judge", "--encoder", f"file:{secret / 'mine.pth'}", "--images", "30", "--parts",
-                                    "knn,transfer", "--to", str(tmp_path / "page.html")])
+    mine = ["judge", "--encoder", f"file:{secret / 'mine.pth'}", "--data", "shapes"]
+    done = CliRunner().invoke(cli, [*mine, "--images", "30", "--parts", "knn,transfer", "--to",
+                                    str(tmp_path / "page.html")])
     assert done.exit_code == 0, done.output
     page = (tmp_path / "page.html").read_text("utf-8")
     for text in (done.stdout, page):
         assert "20 neighbours" in text and "on shapes-b" in text and "file:mine.pth (untrained)" in text
         assert "secret" not in text.replace(str(tmp_path / "page.html"), "")
     assert "http" not in page and "data:image/png;base64" in page
-    wrong = CliRunner().invoke(cli, ["judge", "--encoder", f"file:{secret / 'mine.pth'}", "--parts", "knn,x"])
+    every = page_html()
+    assert "What encoders are good for" in every and "file:mine.pth (untrained)" in every and "20 neighbours" in every
+    wrong = CliRunner().invoke(cli, [*mine, "--parts", "knn,x"])
     assert wrong.exit_code == 2 and "no part x" in wrong.output

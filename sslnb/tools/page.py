@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PAPERS', 'ABOUT', 'STANDS_FOR', 'POINTS', 'signed', 'short', 'name', 'key', 'origin', 'settings_text', 'own_words',
            'claim_rows', 'interval_marks', 'stands_for', 'matching', 'tables', 'said_by', 'copies', 'notebook_pages',
-           'sources', 'agreement_rows', 'summary', 'page_html', 'build_page', 'panel_page']
+           'sources', 'recorded_panels', 'agreement_rows', 'summary', 'page_html', 'build_page', 'panel_page']
 
 # %% ../../nbs/tools/04_page.ipynb #3aa19ce6
 import base64, hashlib, io, json, math, os, re, warnings
@@ -20,7 +20,8 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader
 
 from .. import judge, report, verdicts
-from ..core import ROOT, published, replacing, reports
+from ..core import ROOT, SettingError, published, replacing, reports
+from ..encoders import run_called
 from ..judge import Panel
 from ..studies import About
 from .notebook import SCALES, notebooks
@@ -355,6 +356,24 @@ def sources() -> list[dict]:
     paths = [p for place in (reports(), published()) for p in sorted((place / "records").glob("*.csv"))]
     return [_source(path, t) for path in paths if not (t := report.read_records(path)).empty]
 
+# %% ../../nbs/tools/04_page.ipynb #panels-1
+def recorded_panels(files: list[dict]) -> list[dict]:
+    "What is on record of judged encoders (`judge.recorded`), for each set that has such a file among the `files`."
+    found = {d: judge.recorded(d) for d in dict.fromkeys(f["dataset"] for f in files if f["paper"] == "panel")}
+    return [{"dataset": d, "encoders": list(map(_in_full, t)), "parts": _rows_by_part(t)} for d, t in found.items()]
+
+def _rows_by_part(table: pd.DataFrame) -> dict[str, list]:
+    return {part: list(zip(rows.index, rows.to_numpy().tolist()))
+            for part in table.index.unique(0) for rows in [table.loc[part]]}
+
+def _in_full(who: str) -> str:
+    "The name of a judged encoder, with what the run was where it is one of ours that is there."
+    if not (name := re.match("run:([0-9a-f]+)", who)): return who
+    try: config = run_called(name[1]).config
+    except SettingError: return who
+    return f"{who}: {config.method}, {config.encoder}, {config.steps:,} steps of {config.batch_size}, {config.dataset}"
+
+
 # %% ../../nbs/tools/04_page.ipynb #53a971f7
 def _source(path: Path, t: pd.DataFrame) -> dict:
     place = Path(os.path.relpath(path, reports())).as_posix()
@@ -398,6 +417,7 @@ def page_html(base: str = "") -> str:
     return _environment().get_template("page.html.j2").render(
         base=base, papers=PAPERS, claims=claims, tables=tables(), copies=found, figures=_by_notebook(found),
         sources=files, summary=summary(claims), agreement=agreement_rows(), filters=_filters(files, found),
+        panels=recorded_panels(files),
         count=sum(f["count"] for f in files), untested=sum(r["verdict"] == "not run" for r in rows),
         versions=sorted({v for f in files for v in f["versions"]}))
 
