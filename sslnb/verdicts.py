@@ -370,7 +370,7 @@ def verdicts(names: list[str], dataset: str | None = None, scale: str | None = N
     named = {k: v for k, v in {"dataset": dataset, "scale": scale}.items() if v}
     found = judge_claims(judge_parts(known_margins(**named), records(metric="gate"))).set_index("claim")
     none = [name for name in names if name not in found.index]
-    found = pd.concat([found, pd.DataFrame({"verdict": "not run"}, index=none)]).fillna("").loc[names]
+    found = pd.concat([found, pd.DataFrame({"verdict": "not run"}, index=none)]).astype(object).fillna("").loc[names]
     found = found.assign(text=claims().text[found.index]).rename_axis("claim")
     return found[[c for c in _SHOWN if c not in named]]
 

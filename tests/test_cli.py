@@ -350,7 +350,7 @@ def test_who_names_no_set_and_no_scale_gets_the_best_that_is_there(write, instan
         if split == "train": assert executed() == ["shapes-quick"]  # half of the set is no set
     assert executed() == ["cifar10-quick", "shapes-quick"]
     (tmp_path / "shelf").mkdir()
-    (tmp_path / "shelf" / "contents.json").write_text('{"cifar10-hours": []}')
+    (tmp_path / "shelf" / "contents.json").write_text('{"cifar10-hours": []}', "utf-8")
     assert executed() == ["cifar10-hours", "cifar10-quick", "shapes-quick"]
 
 

@@ -32,11 +32,11 @@ def inside(folders: Iterable[Path]) -> list[Path]:
 # %% ../../nbs/tools/03_store.ipynb #815f27f1
 def _places(root: Path) -> dict[str, Path | None]:
     "Every set that has a name, and the folder of those that are there as files."
-    from sslnb.data import ARCHIVES, DRAWN, LISTED, PARTS, is_there
+    from sslnb.data import ARCHIVES, DRAWN, LISTED, PART_OF, is_there
     below = {name: sub for name, (_, sub, *_) in (ARCHIVES | LISTED).items()}
-    below |= {name: below[of] for name, of in PARTS.items()}
+    below |= {name: below[of] for name, of in PART_OF.items()}
     trees = [p.name for p in sorted(root.glob("[!.]*")) if p.is_dir() and p.name != "cache" and is_there(p.name)]
-    names = dict.fromkeys([*DRAWN, "digits", *ARCHIVES, *PARTS, *LISTED, *trees])
+    names = dict.fromkeys([*DRAWN, "digits", *ARCHIVES, *PART_OF, *LISTED, *trees])
     return {n: next((p for p in (root / n, root / below.get(n, n)) if p.is_dir()), None) for n in names}
 
 # %% ../../nbs/tools/03_store.ipynb #78a2a034
