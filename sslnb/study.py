@@ -362,7 +362,9 @@ COSTLY = ("encoder", "simclr_encoder", "vits", "size", "images", "steps", "epoch
 def _given_up(s: Study, scales: dict[str, Any]) -> str:
     "Of the parameters that make a study long, those that this run has not from the paper, in a sentence."
     ours, theirs = asdict(s.settings), asdict(scales["paper"] if "paper" in scales else s.settings)
-    told = [f"{k} {ours[k]} instead of {theirs[k]}" for k in COSTLY if k in s.given and ours[k] != theirs[k]]
+    def number(v): return f"{v:g}" if isinstance(v, float) else v
+    told = [f"{k} {number(ours[k])} instead of {number(theirs[k])}" for k in COSTLY
+            if k in s.given and ours[k] != theirs[k]]
     return f"What this run (`{s.scale}`) gives up against the paper: {'; '.join(told)}." if told else ""
 
 def scale_table(s: Study, scales: dict[str, Any]) -> pd.DataFrame:
