@@ -360,7 +360,8 @@ def sources() -> list[dict]:
 def recorded_panels(files: list[dict]) -> list[dict]:
     "What is on record of judged encoders (`judge.recorded`), for each set that has such a file among the `files`."
     found = {d: judge.recorded(d) for d in dict.fromkeys(f["dataset"] for f in files if f["paper"] == "panel")}
-    return [{"dataset": d, "encoders": list(map(_in_full, t)), "parts": _rows_by_part(t)} for d, t in found.items()]
+    once = {d: t.loc[:, ~t.T.duplicated()] for d, t in found.items()}  # one network untrained stands beside several
+    return [{"dataset": d, "encoders": list(map(_in_full, t)), "parts": _rows_by_part(t)} for d, t in once.items()]
 
 def _rows_by_part(table: pd.DataFrame) -> dict[str, list]:
     return {part: list(zip(rows.index, rows.to_numpy().tolist()))
@@ -371,7 +372,9 @@ def _in_full(who: str) -> str:
     if not (name := re.match("run:([0-9a-f]+)", who)): return who
     try: config = run_called(name[1]).config
     except SettingError: return who
-    return f"{who}: {config.method}, {config.encoder}, {config.steps:,} steps of {config.batch_size}, {config.dataset}"
+    if who.endswith("(untrained)"): return f"{config.encoder}, untrained"
+    long = f"{config.steps:,} steps of {config.batch_size}"
+    return f"{config.method}, {config.encoder}, {long} on {config.dataset} ({who})"
 
 
 # %% ../../nbs/tools/04_page.ipynb #53a971f7
