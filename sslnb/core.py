@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['ROOT', 'Count', 'Seed', 'Positive', 'NonNegative', 'BelowOne', 'Fraction', 'Probability', 'folder', 'environment',
-           'public_name', 'public', 'made_public', 'slug', 'copies_folder', 'reports', 'published', 'best_device',
-           'free_memory', 'seed_of', 'rng', 'uniform', 'SettingError', 'checked_dataclass', 'checked',
+           'public_name', 'public', 'made_public', 'slug', 'copies_folder', 'reports', 'published', 'shelves',
+           'best_device', 'free_memory', 'seed_of', 'rng', 'uniform', 'SettingError', 'checked_dataclass', 'checked',
            'keyword_options', 'to_json', 'from_json', 'replacing', 'locked', 'Progress']
 
 # %% ../nbs/lib/00_core.ipynb #df0c9aeb
@@ -103,6 +103,13 @@ def published() -> Path:
     """The folder of what is published with the project: `SSLNB_PUBLISHED`, else `reports/published`. Nothing is written
     there by a run."""
     return folder("SSLNB_PUBLISHED", "reports/published")
+
+# %% ../nbs/lib/00_core.ipynb #shelves-1
+def shelves() -> list[Path]:
+    """Stores that are only read, after the store itself: the folders in `SSLNB_SHELVES` (separated as in PATH; empty:
+    none), else `data/shelf` in the project."""
+    given = os.environ.get("SSLNB_SHELVES", str(ROOT / "data" / "shelf"))
+    return [Path(os.path.abspath(Path(f).expanduser())) for f in given.split(os.pathsep) if f]
 
 # %% ../nbs/lib/00_core.ipynb #d102557e
 def best_device() -> "torch.device":

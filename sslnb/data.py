@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ARCHIVES', 'PART_OF', 'CIFAR100_20C', 'VOC', 'LISTED', 'DRAWN', 'DataError', 'Images', 'stratified', 'cache_folder',
-           'is_there', 'usual_set', 'own_side', 'tested_on', 'load']
+           'is_there', 'own_side', 'tested_on', 'load']
 
 # %% ../nbs/lib/03_data.ipynb #916f7c29
 import contextlib, hashlib, json, os, pickle, shutil, tempfile, time, warnings
@@ -870,12 +870,6 @@ def is_there(name: str, split: str = "train", root: str | Path | None = None) ->
     try: _find(name, split, _data_root(root), None, False)
     except (DataError, OSError): return False
     return True
-
-# %% ../nbs/lib/03_data.ipynb #usual-set
-def usual_set(root: str | Path | None = None) -> str:
-    "The set of whoever names none: `cifar10` where its images are there, else `shapes`, which are drawn."
-    return "cifar10" if all(is_there("cifar10", split, root) for split in ("train", "test")) else "shapes"
-
 
 # %% ../nbs/lib/03_data.ipynb #8c852ce1
 def _folder(name: str, split: str):

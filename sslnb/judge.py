@@ -240,9 +240,9 @@ def panel_sets(dataset: str, size: int | None = None, n: int | None = None) -> t
 def panel_others(dataset: str, images: Images, named: str | None = None,
                  n: int | None = None) -> tuple[Images, Images] | None:
     """Training and test images (`n` of each at most) of the set for transfer from `dataset`, in the size of its
-    `images`: the one `named`, else the first of OTHER_SETS that is there; None where there is none. `DataError`: the
+    `images`: the one `named`, else the last of OTHER_SETS that is there; None where there is none. `DataError`: the
     one named is not there."""
-    name = named or next(filter(is_there, OTHER_SETS.get(dataset, ())), None)
+    name = named or next(filter(is_there, OTHER_SETS.get(dataset, [])[::-1]), None)
     return panel_sets(name, min(images.pixels.shape[-2:]), n) if name else None
 
 # %% ../nbs/lib/28_judge.ipynb #ju-51
@@ -398,21 +398,31 @@ def record_panel(p: Panel, dataset: str):
                 for who, part in p.found.items() for f in part for i, found in enumerate(f.found)])
 
 # %% ../nbs/lib/28_judge.ipynb #ju-73b
+def _named(columns: list[tuple[bool, str, str]]) -> list[str]:
+    "A name for each (is an encoder's, method, digest of the encoder): the method, and the digest where two have one."
+    methods = [method for _, method, _ in columns]
+    return [m if methods.count(m) == 1 else f"{m} {digest[:6]}" for _, m, digest in columns]
+
 def recorded(dataset: str) -> pd.DataFrame:
     """What is on record of the encoders judged on a set: a row for each part and question, a column for each encoder,
-    then for each line beside them; several draws of the labels as mean ± standard deviation."""
+    then for each line beside them; several draws of the labels as mean ± standard deviation. Left out: trials on fewer
+    images than others were judged on, and what this version does not ask."""
     table = records(every=True, paper="panel", dataset=dataset)
+    table = table[table["item"].isin(list(PARTS)) & table.metric.isin(list(_METRICS))]
     given = [json.loads(s) for s in table.setting]
-    encoders = [who for who, s in zip(table.method, given) if "weights" in s]
     order = [(list(PARTS).index(part), list(_METRICS).index(m), sorted((k, v) for k, v in s.items() if k in _SETTINGS))
              for part, m, s in zip(table["item"], table.metric, given)]
-    table = table.assign(question=[in_words(m, s) for m, s in zip(table.metric, given)],
-                         draw=[s.get("draw", 0) for s in given], order=order)
-    # a line stands beside several encoders, and is the same beside each
-    table = table.sort_values("order").drop_duplicates(["item", "question", "method", "draw"])
-    found = table.groupby(["item", "question", "method"], sort=False).value.agg(["mean", "std"])
+    table = table.assign(question=[in_words(m, s) for m, s in zip(table.metric, given)], order=order,
+                         line=["beside" in s for s in given], judged=[s.get("weights", s.get("beside")) for s in given])
+    most = table.groupby(["item", "question"]).n.transform("max")
+    table = table[(table.n == most) | table.n.isna()].sort_values("order", kind="stable")
+    found = table.groupby(["item", "question", "line", "method", "judged"], sort=False).value.agg(["mean", "std"])
     text = [f"{f.mean:.3g}" + (f" ± {f.std:.2g}" if f.std >= 0 else "") for f in found.itertuples()]
     rows = pd.MultiIndex.from_frame(table[["item", "question"]].drop_duplicates(), names=["part", "question"])
-    columns = list(dict.fromkeys([*encoders, *sorted(table.method, reverse=True)]))
-    return pd.Series(text, found.index, dtype=object).unstack().reindex(index=rows, columns=columns).fillna("")
+    wide = pd.Series(text, found.index, dtype=object).unstack(["line", "method", "judged"])
+    wide = wide.reindex(index=rows).fillna("")
+    lines = [c for c in wide if c[0]]
+    once = wide[lines].T.drop_duplicates().index  # one line stands beside several encoders
+    columns = [*sorted(c for c in wide if not c[0]), *sorted(once, key=lambda c: c[1], reverse=True)]
+    return wide[columns].set_axis(_named(columns), axis=1)
 

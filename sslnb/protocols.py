@@ -5,16 +5,13 @@
 # %% auto #0
 __all__ = ['ROTNET', 'TRANSFER', 'SUPERVISED_AT', 'OTHER_SETS', 'TASKS', 'DEEPCLUSTER', 'DIGIT_VIEWS', 'COMPANIONS', 'MAE_SCALES',
            'MAE_VIEWS', 'MAE_READINGS', 'SIMCLIC', 'PERTURBATIONS', 'GEOMETRY', 'RIVALS', 'TUNED_RECIPES', 'Settings',
-           'scales_of', 'came_along', 'usual_scale', 'RotNetSettings', 'kept_steps', 'pretraining',
-           'few_label_training', 'counterpart', 'task_set', 'larger_set', 'DeepClusterSettings', 'digit_set',
-           'alexnet_training', 'lars_training', 'MAESettings', 'mae_recipes', 'contrast_training', 'masked_training',
-           'SimCLICSettings', 'siamese_training', 'GeometrySettings', 'five_way_tasks', 'rival_training', 'Recipe',
-           'in_stages']
+           'scales_of', 'RotNetSettings', 'kept_steps', 'pretraining', 'few_label_training', 'counterpart', 'task_set',
+           'larger_set', 'DeepClusterSettings', 'digit_set', 'alexnet_training', 'lars_training', 'MAESettings',
+           'mae_recipes', 'contrast_training', 'masked_training', 'SimCLICSettings', 'siamese_training',
+           'GeometrySettings', 'five_way_tasks', 'rival_training', 'Recipe', 'in_stages']
 
 # %% ../nbs/lib/20_protocols.ipynb #709cfdfe
-import json
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import replace
 from typing import NamedTuple, TypeVar
 
@@ -23,7 +20,6 @@ from .augment import RECIPES, Augment
 from .core import SettingError, best_device, checked_dataclass
 from .evaluate import fine_tuning
 from .models import Encoder
-from .runs import shelves
 from .train import StoredEncoder, TrainConfig, TrainJob, resolve
 
 # %% ../nbs/lib/20_protocols.ipynb #settings
@@ -40,19 +36,6 @@ _Kind = TypeVar("_Kind", bound=Settings)
 def scales_of(kind: type[_Kind], same: dict, **own: dict) -> dict[str, _Kind]:
     "The scales of a paper: settings of a `kind` with the values that all share, and before those each scale's `own`."
     return {name: kind(scale=name, **same | values) for name, values in own.items()}
-
-# %% ../nbs/lib/20_protocols.ipynb #usual-scale
-def came_along(dataset: str, scale: str) -> bool:
-    "Does a shelf hold what the notebooks read on this set at this scale? (Its `contents.json`, by `sslnb shelve`.)"
-    for place in shelves():
-        with suppress(OSError, ValueError):
-            if f"{dataset}-{scale}" in json.loads((place / "contents.json").read_text("utf-8")): return True
-    return False
-
-def usual_scale(dataset: str) -> str:
-    "The scale of whoever names none: `hours` where its results came along for this set, else `quick`."
-    return "hours" if came_along(dataset, "hours") else "quick"
-
 
 # %% ../nbs/lib/20_protocols.ipynb #rotnet-settings
 @checked_dataclass
@@ -163,24 +146,26 @@ TASKS = {  # of `geometry` §2.2: official class ids of four 5-way problems
     # none is in `shapes`
     "shapes-20": [[10, 11, 12, 13, 14], [15, 16, 17, 18, 19], [10, 12, 14, 16, 18], [11, 13, 15, 17, 19]]}
 
-def _there(sets: list[str], scale: str) -> list[str]:
-    "Those that are there of a set and its part. First the whole at the papers' scales; else the part, as published."
-    return list(filter(data.is_there, sets if scale in ("gpu", "paper") else sets[::-1]))
+def _wanted(sets: list[str], scale: str) -> str:
+    """Of a set and its part: the whole at the papers' scales, else the part, for which results are published; the other
+    one where only that is there."""
+    order = sets if scale in ("gpu", "paper") else sets[::-1]
+    return next(filter(data.is_there, order), order[0])
 
 def counterpart(dataset: str, scale: str) -> str:
     "The set that encoders of `dataset` move to: one of its OTHER_SETS, as it is there. `SettingError`: none is known."
     if dataset not in OTHER_SETS:
         raise SettingError(f"no counterpart is known for {data.public_name(dataset)!r}: name a second set, with as "
                            "many classes and colour channels, by -p counterpart NAME (or folder:PATH)")
-    return (_there(OTHER_SETS[dataset], scale) or OTHER_SETS[dataset])[0]
+    return _wanted(OTHER_SETS[dataset], scale)
 
 # %% ../nbs/lib/20_protocols.ipynb #58682716
 def task_set(dataset: str, scale: str) -> str:
     """The set whose TASKS encoders of `dataset` are tuned on: drawn ones for drawn ones, CIFAR-100, or what is there of
     it, for photographs; for a folder of your own drawn ones, if nothing of it is there."""
     if dataset.startswith("shapes"): return "shapes-20"
-    usual = "shapes-20" if dataset.startswith("folder:") else "cifar100"
-    return (_there(["cifar100", "cifar100-20c"], scale) or [usual])[0]
+    found = _wanted(["cifar100", "cifar100-20c"], scale)
+    return found if data.is_there(found) or not dataset.startswith("folder:") else "shapes-20"
 
 def larger_set(dataset: str, scale: str) -> str:
     "The set with another number of classes beside which S3 reads `dataset`: for Caltech101 CIFAR-10, as in the paper."

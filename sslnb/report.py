@@ -228,9 +228,10 @@ def _replaced(theirs: pd.DataFrame, yours: pd.DataFrame) -> np.ndarray:
     "Which of the published records make way for yours?"
     def among(columns, of):
         return pd.MultiIndex.from_frame(theirs[columns]).isin(pd.MultiIndex.from_frame(yours.loc[of(yours), columns]))
-    margin = theirs.metric.isin(MARGIN).to_numpy()
-    return np.where(margin, among([*_ITEM, "setting"], lambda t: t.metric.isin(MARGIN)),
-                    among(_ITEM, lambda t: ~t.metric.isin(MARGIN)))
+    margin, panel = theirs.metric.isin(MARGIN).to_numpy(), (theirs.paper == "panel").to_numpy()
+    return np.select([margin, panel], [among([*_ITEM, "setting"], lambda t: t.metric.isin(MARGIN)),
+                                       among(KEY, lambda t: t.paper == "panel")],  # each encoder on its own
+                     among(_ITEM, lambda t: ~t.metric.isin(MARGIN)))
 
 # %% ../nbs/lib/21_report.ipynb #3873d7f8
 def records(every: bool = False, **where) -> pd.DataFrame:

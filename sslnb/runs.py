@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CorruptFile', 'save_tensors', 'load_tensors', 'stored_info', 'commit', 'device_name', 'processor_name', 'provenance',
-           'store_folder', 'shelves', 'noted', 'Run', 'Found', 'cached', 'cached_tensors']
+           'store_folder', 'noted', 'Run', 'Found', 'cached', 'cached_tensors']
 
 # %% ../nbs/lib/14_runs.ipynb #b7f61984
 import functools, hashlib, json, os, platform, subprocess, warnings
@@ -23,7 +23,7 @@ from torch import Tensor
 
 from . import __version__
 from .behaviour import behaviour_of, plain, tensor_digest
-from .core import ROOT, SettingError, best_device, folder, locked, replacing, to_json
+from .core import ROOT, SettingError, best_device, folder, locked, replacing, shelves, to_json
 
 # %% ../nbs/lib/14_runs.ipynb #4937f267
 class CorruptFile(Exception):
@@ -97,13 +97,6 @@ def provenance(device: torch.device) -> dict:
 def store_folder() -> Path:
     "The folder of all runs: `SSLNB_STORE`, else `reports/runs` in the project."
     return folder("SSLNB_STORE", "reports/runs")
-
-# %% ../nbs/lib/14_runs.ipynb #3437ee9c
-def shelves() -> list[Path]:
-    """Stores that are only read, after the store itself: the folders in `SSLNB_SHELVES` (separated as in PATH; empty:
-    none), else `data/shelf` in the project."""
-    given = os.environ.get("SSLNB_SHELVES", str(ROOT / "data" / "shelf"))
-    return [Path(os.path.abspath(Path(f).expanduser())) for f in given.split(os.pathsep) if f]
 
 # %% ../nbs/lib/14_runs.ipynb #c4789c24
 def noted(path: Path, what: str = "read") -> Path:

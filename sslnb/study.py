@@ -23,10 +23,10 @@ from torch import Tensor
 
 from . import evaluate, report, verdicts
 from .core import ROOT, SettingError, checked, copies_folder, made_public, replacing
-from .data import DataError, Images, is_there, load, own_side, tested_on, usual_set
-from .protocols import COMPANIONS, usual_scale
+from .data import DataError, Images, is_there, load, own_side, tested_on
+from .protocols import COMPANIONS
 from .runs import Run
-from .studies import declared
+from .studies import declared, usual_scale, usual_set
 from .train import TrainConfig, TrainJob, train_all
 
 # %% ../nbs/lib/24_study.ipynb #3180d2f0
@@ -79,7 +79,7 @@ def _complaints(name: str, value) -> list[str]:
 # %% ../nbs/lib/24_study.ipynb #5d1c0b01
 def parameters(namespace: dict, scales: dict[str, Any]) -> Any:
     """The settings of this run: those of its `scale`, with the notebook's parameters (from its `globals()`) that are
-    not None. A set and a scale of None are the usual ones (`data.usual_set`, `protocols.usual_scale`). Records are this
+    not None. A set and a scale of None are the usual ones (`studies.usual_set`, `usual_scale`). Records are this
     run's own from here on (`report.begin_run`). `SettingError` for an unknown name, a wrong type, a number out of its
     range or an unknown scale."""
     hints = _hints(namespace)
@@ -357,14 +357,15 @@ def begin(name: str, namespace: dict, scales: dict[str, Any]) -> Study:
     return s
 
 # %% ../nbs/lib/24_study.ipynb #9a4b7387
-COSTLY = ("encoder", "simclr_encoder", "vits", "size", "images", "steps", "epochs", "budget")
+COSTLY = ("encoder", "simclr_encoder", "vits", "size", "images", "labelled_images", "steps", "epochs", "budget")
 
 def _given_up(s: Study, scales: dict[str, Any]) -> str:
     "Of the parameters that make a study long, those that this run has not from the paper, in a sentence."
     ours, theirs = asdict(s.settings), asdict(scales["paper"] if "paper" in scales else s.settings)
     def number(v): return f"{v:g}" if isinstance(v, float) else v
+    def less(v, than): return v < than if isinstance(v, (int, float)) else v != than
     told = [f"{k} {number(ours[k])} instead of {number(theirs[k])}" for k in COSTLY
-            if k in s.given and ours[k] != theirs[k]]
+            if k in s.given and less(ours[k], theirs[k])]
     return f"What this run (`{s.scale}`) gives up against the paper: {'; '.join(told)}." if told else ""
 
 def scale_table(s: Study, scales: dict[str, Any]) -> pd.DataFrame:

@@ -346,9 +346,15 @@ def test_who_names_no_set_and_no_scale_gets_the_best_that_is_there(write, instan
         for name in ("cat", "dog"):
             place = tmp_path / "data" / "cifar10" / split / name
             place.mkdir(parents=True)
-            Image.new("RGB", (32, 32)).save(place / "1.png")
+            for i in range(6): Image.new("RGB", (32, 32), (i, i, i)).save(place / f"{i}.png")
         if split == "train": assert executed() == ["shapes-quick"]  # half of the set is no set
     assert executed() == ["cifar10-quick", "shapes-quick"]
+    for given in (["--scale", "smoke", "--data", "cifar10"], ["-p", "dataset", "shapes", "-p", "scale", "smoke"]):
+        sslnb("run", "01", *given)
+    assert (tmp_path / "reports" / "shapes-smoke").exists() and (tmp_path / "reports" / "cifar10-smoke").exists()
+    sslnb("run", "01", "-p", "dataset", "digits")  # CIFAR-10 is there, and not wanted
+    assert (tmp_path / "reports" / "digits-quick").exists()
+    for place in ("shapes-smoke", "cifar10-smoke", "digits-quick"): shutil.rmtree(tmp_path / "reports" / place)
     (tmp_path / "shelf").mkdir()
     (tmp_path / "shelf" / "contents.json").write_text('{"cifar10-hours": []}', "utf-8")
     assert executed() == ["cifar10-hours", "cifar10-quick", "shapes-quick"]

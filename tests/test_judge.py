@@ -1,5 +1,6 @@
 "The panel: any encoder in the formats that people have, judged once, and told with intervals."
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -252,18 +253,30 @@ def test_side_by_side_has_a_column_for_each_and_the_pixels_once(sets, plain):
     assert re.fullmatch(r"0\.\d{3} \[0\.\d{3}, [01]\.\d{3}\]", table.loc[("few", "accuracy, 40 labels"), "two"])
 
 
-def test_what_is_on_record_of_several_encoders_is_one_table(sets, plain):
+def test_what_is_on_record_of_several_encoders_is_one_table(sets, plain, tmp_path, monkeypatch):
     assert judge.recorded("mine").empty
     torch.manual_seed(1)
-    for name, net in {"one": plain, "two": wrap(Flat(), side=16)}.items():
+    nets = {"one": plain, "two": wrap(Flat(), side=16), "other": wrap(Flat(), side=16)}
+    for name, net in list(nets.items())[:2]:
         p = panel(net, *sets, name=name, parts=["few", "knn"])
         record_panel(p, "mine")
     table = judge.recorded("mine")
-    assert list(table) == ["one", "two", "two (untrained)", "raw pixels", "one (untrained)"]
+    assert list(table) == ["one", "two", "raw pixels", "one (untrained)"]  # whose twin has the same numbers
     assert list(table.index) == list(side_by_side([p]).index)  # by part, then by the number of labels
     (few,) = [f for f in p.found["two"] if f.setting.get("labels") == 40]
     values = [one[few.metric] for one in few.found]
     assert table.loc[("few", "accuracy, 40 labels"), "two"] == f"{np.mean(values):.3g} ± {np.std(values, ddof=1):.2g}"
+
+    (tmp_path / "published").mkdir()
+    shutil.move(tmp_path / "reports" / "records", tmp_path / "published" / "records")
+    q = panel(nets["other"], *sets, name="two", parts=["few", "knn"])  # another network of that name, judged here
+    record_panel(q, "mine")
+    both = judge.recorded("mine")
+    assert list(both)[:3] == ["one", *sorted([f"two {p.weights[:6]}", f"two {q.weights[:6]}"])]
+    assert both[f"two {p.weights[:6]}"].tolist() == table["two"].tolist()  # nothing is mixed, nothing hidden
+    trial = panel(nets["other"], sets[0].at_most(200), sets[1].at_most(30), name="trial", parts=["knn"])
+    record_panel(trial, "mine")
+    assert "trial" not in judge.recorded("mine")  # fewer images are another question
 
 
 def test_the_command_from_a_file_to_a_page(tmp_path, monkeypatch):

@@ -92,21 +92,17 @@ def _complete_number(ctx, param, begun: str) -> list[str]:
     return [nb.number for nb in notebooks() if nb.number.startswith(begun)]
 
 # %% ../../nbs/tools/05_cli.ipynb #19c090a8
-def _usual_set(ctx, param, given: str | None) -> str:
-    if given: return given
-    from sslnb.data import usual_set
-    return usual_set()
+def _settled(scale: str | None, dataset: str | None, **more) -> dict[str, Any]:
+    "The parameters of a notebook, with the usual set and scale where none is given."
+    from sslnb.studies import usual_scale, usual_set
+    dataset = dataset or usual_set()
+    return {"scale": scale or usual_scale(dataset), "dataset": dataset} | more
 
-def _usual_scale(ctx, param, given: str | None) -> str:
-    if given: return given
-    from sslnb.protocols import usual_scale
-    return usual_scale(ctx.params["dataset"])
-
-_scale = click.option("--scale", type=click.Choice(SCALES), callback=_usual_scale,
+_scale = click.option("--scale", type=click.Choice(SCALES),
                       help="How much to compute. [default: hours where its results came along, else quick]")
 
 # %% ../../nbs/tools/05_cli.ipynb #9c1bab4d
-_data = click.option("--data", "dataset", metavar="NAME", is_eager=True, callback=_usual_set,
+_data = click.option("--data", "dataset", metavar="NAME",
                      help="Image set, or folder:PATH. [default: cifar10 where it is there, else shapes]")
 
 # %% ../../nbs/tools/05_cli.ipynb #9e1684bc
@@ -115,7 +111,7 @@ _data = click.option("--data", "dataset", metavar="NAME", is_eager=True, callbac
 @_data
 def list_notebooks(scale, dataset):
     "The study notebooks: claims, what they need, and which commit the executed copy is from."
-    jobs = [job(nb, {"scale": scale, "dataset": dataset}) for nb in notebooks()]
+    jobs = [job(nb, _settled(scale, dataset)) for nb in notebooks()]
     click.echo(table("nb,title,papers,claims,needs,executed at commit", map(_notebook_row, jobs)))
 
 # %% ../../nbs/tools/05_cli.ipynb #f69a2b05
@@ -146,7 +142,7 @@ def run_one(number, given, scale, dataset, output):
     "Run notebook NUMBER, whether or not there is an executed copy."
     parameters = {"scale": scale, "dataset": dataset} | {name: typed(value) for name, value in given}
     (nb,) = chosen([number])
-    j = job(nb, parameters, output and output.absolute())
+    j = job(nb, _settled(**parameters), output and output.absolute())
     _finish([j], _run_or_tell([j], force=True))
     click.echo(shown(j.copy))
 
@@ -164,7 +160,7 @@ def run_one(number, given, scale, dataset, output):
               help="Stop after N minutes; the same command goes on.")
 def run_study(scale, dataset, only, force, at_once, minutes):
     "Run all notebooks in order but those that are there and valid. Interrupted, the same command goes on."
-    jobs = [job(nb, {"scale": scale, "dataset": dataset}) for nb in chosen(only)]
+    jobs = [job(nb, _settled(scale, dataset)) for nb in chosen(only)]
     outcomes = _run_or_tell(jobs, force, at_once or usual_jobs(), minutes)
     rows = [(o.notebook, o.state, f"{o.seconds:.0f}", o.why) for o in outcomes]
     click.echo(table("notebook,state,seconds,why", rows))
@@ -335,6 +331,7 @@ def explore_encoders(specs, dataset, most, maps, place):
     "Write a page on which test images are points: their neighbours, clusters and errors, encoder beside encoder."
     from sslnb.data import load
     from sslnb.explorer import explore
+    dataset = _settled(None, dataset)["dataset"]
     train, test = load(dataset).at_most(5000), load(dataset, "test")
     encoders = {_short(spec): _opened(spec, test) for spec in specs}
     if len(encoders) < len(specs): raise Mistake(f"two encoders have one name: {', '.join(map(_short, specs))}")
@@ -368,6 +365,7 @@ def judge_encoders(specs, dataset, size, images, others, parts, place):
     from sslnb import encoders, judge
     from sslnb.core import public, reports, slug
     from sslnb.tools.page import panel_page
+    dataset = _settled(None, dataset)["dataset"]
     sets = judge.panel_sets(dataset, size, images)
     beside = judge.panel_others(dataset, sets[0], others, images)
     how = {"others": beside} | ({"parts": parts.split(",")} if parts else {})
@@ -391,10 +389,11 @@ def make_shelf(scale, dataset, weights, place):
     from sslnb.core import ROOT, environment
     place = (place or ROOT / "data" / "shelf").absolute()
     with tempfile.TemporaryDirectory() as reports, environment(SSLNB_REPORTS=reports):
-        jobs = [job(nb, {"scale": scale, "dataset": dataset}) for nb in notebooks()]
+        settled = _settled(scale, dataset)
+        jobs = [job(nb, settled) for nb in notebooks()]
         read = read_by(lambda: _run_without_failure(jobs))
     found = shelve(read, place, weights)
-    enter(place, f"{dataset}-{scale}", found)
+    enter(place, "{dataset}-{scale}".format(**settled), found)
     click.echo(_shelf_row(found, place))
 
 # %% ../../nbs/tools/05_cli.ipynb #4bf2142d

@@ -360,8 +360,7 @@ def sources() -> list[dict]:
 def recorded_panels(files: list[dict]) -> list[dict]:
     "What is on record of judged encoders (`judge.recorded`), for each set that has such a file among the `files`."
     found = {d: judge.recorded(d) for d in dict.fromkeys(f["dataset"] for f in files if f["paper"] == "panel")}
-    once = {d: t.loc[:, ~t.T.duplicated()] for d, t in found.items()}  # one network untrained stands beside several
-    return [{"dataset": d, "encoders": list(map(_in_full, t)), "parts": _rows_by_part(t)} for d, t in once.items()]
+    return [{"dataset": d, "encoders": list(map(_in_full, t)), "parts": _rows_by_part(t)} for d, t in found.items()]
 
 def _rows_by_part(table: pd.DataFrame) -> dict[str, list]:
     return {part: list(zip(rows.index, rows.to_numpy().tolist()))
