@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Commands', 'typed', 'table', 'cli', 'list_notebooks', 'run_one', 'run_study', 'write_report', 'run_races',
-           'compare_numbers', 'data_group', 'get_set', 'store_group', 'verify_store', 'prune_store', 'export_encoder',
+           'compare_numbers', 'data_group', 'get_sets', 'store_group', 'verify_store', 'prune_store', 'export_encoder',
            'explore_encoders', 'judge_encoders', 'make_shelf']
 
 # %% ../../nbs/tools/05_cli.ipynb #ecd22d9a
@@ -248,16 +248,17 @@ def data_group(ctx):
     click.echo(table("set,where,images,classes,files,decoded", set_rows()))
 
 # %% ../../nbs/tools/05_cli.ipynb #a6bd5457
-@data_group.command("get", epilog=_examples("sslnb data get cifar10"))
-@click.argument("name")
-def get_set(name):
-    "Download set NAME, unless it is there."
+@data_group.command("get", epilog=_examples("sslnb data get cifar10", "sslnb data get cifar10 cifar100-20c mnist"))
+@click.argument("names", metavar="NAME…", nargs=-1, required=True)
+def get_sets(names):
+    "Download each set NAME, unless it is there."
     from sslnb.data import DataError, is_there, load
-    try:
-        for split in ("train", "test"): click.echo(load(name, split, download=True))
-    except DataError as err:
-        if not is_there(name): raise
-        click.echo(f"{name} is there. ({err})")
+    for name in names:
+        try:
+            for split in ("train", "test"): click.echo(load(name, split, download=True))
+        except DataError as err:
+            if not is_there(name): raise
+            click.echo(f"{name} is there. ({err})")
 
 # %% ../../nbs/tools/05_cli.ipynb #6265d7a0
 @cli.group("store", cls=Commands, invoke_without_command=True,

@@ -49,7 +49,9 @@ def main():
     with tempfile.TemporaryDirectory() as temporary:
         folder = (args.folder or Path(temporary)).absolute()
         if folder.exists() and any(folder.iterdir()): parser.error(f"{folder} is not empty")
-        env = os.environ | {"SSLNB_STORE": str(folder / "store"), "SSLNB_REPORTS": str(folder / "reports")}
+        env = os.environ | {"SSLNB_STORE": str(folder / "store"), "SSLNB_REPORTS": str(folder / "reports"),
+                            "SSLNB_SHELVES": ""}
+        more = more or ["--scale", "quick", "--data", "shapes"]
         start = time.monotonic()
         study = subprocess.Popen([sys.executable, "-m", "sslnb", "study", *more], env=env, encoding="utf-8",
                                  stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
