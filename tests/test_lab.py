@@ -33,9 +33,9 @@ def smoke_copy(name, place):
     for cell in (c for c in nb.cells if c.cell_type == "code"):
         cell.outputs, cell.execution_count = [], None
         if "parameters" in cell.metadata.get("tags", []):
-            for usual, name in (("scale", "smoke"), ("dataset", "shapes")):
+            for usual, value in (("scale", "smoke"), ("dataset", "shapes")):
                 assert f"{usual}: str = None" in cell.source
-                cell.source = cell.source.replace(f"{usual}: str = None", f'{usual}: str = "{name}"')
+                cell.source = cell.source.replace(f"{usual}: str = None", f'{usual}: str = "{value}"')
     nb.cells.append(new_code_cell(EXPLORER))
     place.mkdir(parents=True, exist_ok=True)
     nbformat.write(nb, place / f"{name}.ipynb")
