@@ -474,21 +474,23 @@ def _part(name: str, split: str, root: Path, download: bool) -> tuple[str, Calla
     _check_split(name, split, ["train", "test"])
     whole = PART_OF[name]
     stamp, content = _archive(whole, "train" if whole == "stl10" else split, root, download)
-    return stamp, partial(_kept, content, _of_stl10(split) if whole == "stl10" else None)
+    return stamp, partial(_kept, content, partial(_MEMBERS[name], split))
 
-def _kept(content: Callable[[], _Content], places: np.ndarray | None) -> _Content:
-    "The images at these `places`, class by class; None: all of the classes CIFAR100_20C."
+def _kept(content: Callable[[], _Content], members: Callable[[np.ndarray], np.ndarray]) -> _Content:
+    "Of a whole set the images at the places that `members` gives for its labels; class by class, as in a folder."
     whole = content()
-    if places is None: ids, places = CIFAR100_20C, np.flatnonzero(np.isin(whole.labels, CIFAR100_20C))
-    else: ids, places = whole.ids, places[np.lexsort((places, whole.labels[places]))]
-    return _Content(np.asarray(whole.items)[places], whole.read, np.searchsorted(ids, whole.labels[places]),
-                    [whole.classes[i] for i in ids], list(ids))
+    places = members(whole.labels)
+    places = places[np.lexsort((places, whole.labels[places]))]
+    ids, labels = np.unique(whole.labels[places], return_inverse=True)
+    return _Content(np.asarray(whole.items)[places], whole.read, labels, [whole.classes[i] for i in ids], ids.tolist())
 
 def _of_stl10(split: str) -> np.ndarray:
     "The places of a split of stl10-subset among STL-10's training images."
     rows = [line.split(",") for line in (ROOT / "data" / "stl10-subset.csv").read_text("utf-8").split()[1:]]
     return np.array([int(place) for part, place in rows if part == split])
 
+_MEMBERS = {"cifar100-20c": lambda split, labels: np.flatnonzero(np.isin(labels, CIFAR100_20C)),
+            "stl10-subset": lambda split, labels: _of_stl10(split)}
 
 # %% ../nbs/lib/03_data.ipynb #b90ed645
 def _arrays(pixels: np.ndarray, labels, classes, read=Image.fromarray) -> _Content:

@@ -363,7 +363,9 @@ def _given_up(s: Study, scales: dict[str, Any]) -> str:
     "Of the parameters that make a study long, those that this run has not from the paper, in a sentence."
     ours, theirs = asdict(s.settings), asdict(scales["paper"] if "paper" in scales else s.settings)
     def number(v): return f"{v:g}" if isinstance(v, float) else v
-    def less(v, than): return v < than if isinstance(v, (int, float)) else v != than
+    def less(v, than):
+        if isinstance(v, list): return less(max(v), max(than))
+        return v != than if isinstance(v, str) else v < than
     told = [f"{k} {number(ours[k])} instead of {number(theirs[k])}" for k in COSTLY
             if k in s.given and less(ours[k], theirs[k])]
     return f"What this run (`{s.scale}`) gives up against the paper: {'; '.join(told)}." if told else ""

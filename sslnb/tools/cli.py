@@ -332,7 +332,8 @@ def explore_encoders(specs, dataset, most, maps, place):
     "Write a page on which test images are points: their neighbours, clusters and errors, encoder beside encoder."
     from sslnb.data import load
     from sslnb.explorer import explore
-    dataset = _settled(None, dataset)["dataset"]
+    from sslnb.studies import usual_set
+    dataset = dataset or usual_set()
     train, test = load(dataset).at_most(5000), load(dataset, "test")
     encoders = {_short(spec): _opened(spec, test) for spec in specs}
     if len(encoders) < len(specs): raise Mistake(f"two encoders have one name: {', '.join(map(_short, specs))}")
@@ -365,8 +366,9 @@ def judge_encoders(specs, dataset, size, images, others, parts, place):
     "What is an encoder good for? One panel for any: accuracy, few labels, transfer, attacks, geometry; and a page."
     from sslnb import encoders, judge
     from sslnb.core import public, reports, slug
+    from sslnb.studies import usual_set
     from sslnb.tools.page import panel_page
-    dataset = _settled(None, dataset)["dataset"]
+    dataset = dataset or usual_set()
     sets = judge.panel_sets(dataset, size, images)
     beside = judge.panel_others(dataset, sets[0], others, images)
     how = {"others": beside} | ({"parts": parts.split(",")} if parts else {})
