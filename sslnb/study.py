@@ -365,7 +365,7 @@ def _given_up(s: Study, scales: dict[str, Any]) -> str:
     def number(v): return f"{v:g}" if isinstance(v, float) else v
     def less(v, than):
         if isinstance(v, list): return less(max(v), max(than))
-        return v != than if isinstance(v, str) else v < than
+        return v < than if isinstance(v, float | int) and isinstance(than, float | int) else v != than
     told = [f"{k} {number(ours[k])} instead of {number(theirs[k])}" for k in COSTLY
             if k in s.given and less(ours[k], theirs[k])]
     return f"What this run (`{s.scale}`) gives up against the paper: {'; '.join(told)}." if told else ""
