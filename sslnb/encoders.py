@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from .augment import to_float
 from .core import SettingError, best_device, from_json, made_public, public, replacing
 from .data import Images
-from .models import ENCODERS, IMAGENET, Encoder, Normalize, Wrapped, frozen, make_encoder, wrap
+from .models import ENCODERS, IMAGENET, RELATIVES, Encoder, Normalize, Wrapped, frozen, make_encoder, wrap
 from .report import records
 from .runs import Run, load_tensors, noted, save_tensors, shelves, store_folder
 from .train import TrainConfig, load_encoder
@@ -61,7 +61,7 @@ PREFIXES = [f"{several}{part}" for several in ("", "module.")
 NAMINGS = {name: dict(zip(parts, ("stem.0", "stem.1", "stages.0", "stages.1", "stages.2", "stages.3")))
            for name, parts in {"ours": (), "torchvision": ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4"),
                                "Sequential": ("0", "1", "4", "5", "6", "7")}.items()}
-ARCHITECTURES = tuple(ENCODERS)  # those that a file can be of; not what a notebook adds
+ARCHITECTURES = tuple(n for n in ENCODERS if n not in RELATIVES)  # that a file can be of; not what a notebook adds
 
 def _renamed(key: str, parts: dict[str, str]) -> str:
     "`key` with the part that it begins with called as `parts` say."

@@ -30,7 +30,7 @@ from .evaluate import knn
 from .models import Encoder, features, outputs
 from .protocols import TUNED_RECIPES, Recipe, Settings, in_stages, scales_of
 from .runs import Found, Run, cached, load_tensors, processor_name, provenance, save_tensors
-from .train import TrainConfig, Training, load_encoder, pretrain, resolve
+from .train import TrainConfig, Training, load_encoder, mean_encoder, pretrain, resolve
 
 # %% ../nbs/lib/25_race.ipynb #race-4
 class Track(NamedTuple):
@@ -232,13 +232,14 @@ def judged(track: Track, row: dict[str, Any]) -> str:
 
 # %% ../nbs/lib/25_race.ipynb #race-21
 def _but(stages: tuple[tuple[float, int], ...] = (), changed: dict | None = None, views: dict | None = None,
-         **changes) -> Recipe:
+         kept: int = 1, **changes) -> Recipe:
     "The tuned recipe, but for some changes: of its stages, of the method's options, of its views, of anything else."
-    c, usual = TUNED_RECIPES["small"]
+    c, usual, _ = TUNED_RECIPES["small"]
     options, augment = c.options | (changed or {}), replace(c.augment or Augment(), **(views or {}))
     given: dict[str, Any] = dict(options=options, augment=augment) | changes
-    return Recipe(replace(c, **given), stages or usual)
+    return Recipe(replace(c, **given), stages or usual, kept)
 
+_PROJECTED, _SIAMESE = TUNED_RECIPES["small"].config.options, dict(hidden=512, out=512, bottleneck=128)
 EXPERIMENTS = {
     "tuned": _but(),
     "32 pixels from the start": _but(stages=((1.0, 32),)),
@@ -262,25 +263,45 @@ EXPERIMENTS = {
     "batches of 128": _but(batch_size=128),
     "batches of 512": _but(batch_size=512),
     "half the width": _but(encoder="tiny"),
-    "SimSiam": _but(method="simsiam", options=dict(hidden=512, out=512, bottleneck=128)),
+    "half the width, constant rate": _but(encoder="tiny", schedule="constant"),
+    "half as wide again": _but(encoder="small-wide"),
+    "two blocks a stage": _but(encoder="small-deep"),
+    "no stride in the stem": _but(encoder="small-fine"),
+    "squeeze-excitation": _but(encoder="small-se"),
+    "GhostNorm": _but(encoder="small-ghost"),
+    "mean of the last stage": _but(kept=8),
+    "constant rate, mean of the last stage": _but(kept=8, schedule="constant"),
+    "4 views": _but(method="many-views", batch_size=128, options=_PROJECTED | dict(n_views=4)),
+    "8 small crops": _but(((0.85, 16), (0.15, 32)), method="many-views", batch_size=64,
+                          options=_PROJECTED | dict(n_views=8), views=dict(scale=(0.1, 0.4))),
+    "20 crops of a quarter (EMP-SSL)": _but(method="emp-ssl", batch_size=64, views=dict(scale=(0.25, 0.25)),
+                                            options=dict(n_views=20, hidden=512, out=128)),
+    "4 views (FastSiam)": _but(method="fastsiam", batch_size=128, options=_SIAMESE | dict(n_views=4)),
+    "SimSiam": _but(method="simsiam", options=_SIAMESE),
+    "VICReg": _but(method="vicreg", options=dict(hidden=512, out=512)),
+    "Barlow Twins": _but(method="barlow-twins", options=dict(hidden=512, out=512)),
+    "a neighbour as the positive (NNCLR)": _but(method="nnclr", options=dict(hidden=512, out=128, bottleneck=512)),
     "labels (SupCon)": _but(method="supcon", options=dict(temperature=0.2, hidden=512)),
 }
 
 # %% ../nbs/lib/25_race.ipynb #race-22
 def planned(name: str, images: data.Images, budget: float, seed: int = 0) -> TrainConfig:
     "The experiment `name` on `images`, with `budget` floating-point operations."
-    config, stages = EXPERIMENTS[name]
-    config = replace(config, seed=seed, batch_size=min(config.batch_size, len(images)))
-    costs = {side: step_flops(config, images, side) for _, side in stages}
-    return in_stages(Recipe(config, stages), budget, costs.__getitem__)
+    recipe = EXPERIMENTS[name]
+    config = replace(recipe.config, seed=seed, batch_size=min(recipe.config.batch_size, len(images)))
+    costs = {side: step_flops(config, images, side) for _, side in recipe.stages}
+    return in_stages(recipe._replace(config=config), budget, costs.__getitem__)
 
 def measured(run: Run, seen: data.Images, held: data.Images) -> Found:
-    "What `run` learnt from `seen`: accuracy of ten neighbours on the images `held` (`knn_top1`). Remembered."
+    """What `run` learnt from `seen`: accuracy of ten neighbours on the images `held` (`knn_top1`), by the mean of the
+    encoders that it kept. Remembered."""
+    kept, judged = run.config.save_at, (features, neighbour_accuracy)
     def compute() -> dict[str, float]:
-        encoder = load_encoder(run)
+        encoder = mean_encoder(run, kept)
         x, x_held = (features(encoder, some) for some in (seen, held))
         return {"knn_top1": neighbour_accuracy(x, seen.labels, x_held, held.labels)}
-    return cached((features, neighbour_accuracy), {"run": run, "seen": seen, "held": held}, compute)
+    return cached(judged if len(kept) == 1 else (mean_encoder, *judged), {"run": run, "seen": seen, "held": held},
+                  compute)
 
 # %% ../nbs/lib/25_race.ipynb #race-30
 @checked_dataclass

@@ -5,13 +5,15 @@
 # %% auto #0
 __all__ = ['Steps', 'Sides', 'OPTIMIZERS', 'TrainConfig', 'StoredEncoder', 'TrainJob', 'learning_rate', 'make_optimizer',
            'Diverged', 'Training', 'resolve', 'train_all', 'pretrain', 'load_state', 'load_encoder', 'load_classifier',
-           'load_buffer', 'update_seconds']
+           'load_buffer', 'mean_encoder', 'update_seconds']
 
 # %% ../nbs/lib/15_train.ipynb #0f4504a4
-import copy, functools, hashlib, math, sys, time, warnings
-from collections.abc import Callable, Iterable
-from contextlib import contextmanager, nullcontext
+import copy, functools, hashlib, math, multiprocessing, pickle, signal, sys, time, traceback, warnings
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import field, replace
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -393,6 +395,96 @@ def _is_whole(run) -> bool:
         if run.is_finished: warnings.warn(f"{err}; this run is trained again")
         return False
 
+# %% ../nbs/lib/15_train.ipynb #together-2
+def _at_once(n: int, device: torch.device) -> int:
+    "How many of `n` trainings run side by side on `device`."
+    forks = sys.platform == "linux" and not multiprocessing.current_process().daemon
+    if device.type != "cpu" or torch.cuda.is_available() or world().num_processes > 1 or not forks: return 1
+    threads = torch.get_num_threads()
+    return min(n, threads) if n >= max(2, threads / 2) else 1
+
+# %% ../nbs/lib/15_train.ipynb #together-3
+class _Teller:
+    "The bar of a worker: it tells what it would show."
+    def __init__(self, pipe: Connection): self.pipe = pipe
+    def update(self, n: int = 1, note: str = ""): self.pipe.send(("update", n, note))
+    def skip(self, n: int): self.pipe.send(("skip", n))
+
+def _work(pipe: Connection, runs: list[Run], *given):
+    "The life of a worker: it trains, on one thread, the runs whose numbers come through the pipe."
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # who is asked to stop stops the workers, too
+    torch.set_num_threads(1)
+    with suppress(EOFError, BrokenPipeError):  # nobody is there any more
+        while True: pipe.send(("done", *_worked(pipe.recv(), pipe, runs, *given)))
+
+def _worked(number, pipe, runs, *given) -> tuple[int, Any, list]:
+    "Of a run: its number, whether it was there (or the error that came), and the warnings."
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        try: result: Any = _find_or_train(runs[number], _Teller(pipe), *given)
+        except BrokenPipeError: raise
+        except Exception as err: result = _portable(err)
+    return number, result, [(w.message if isinstance(w.message, Warning) else UserWarning(w.message)) for w in told]
+
+def _portable(err: Exception) -> Exception:
+    "An error that another process can raise: with the place where it came up, and itself, where it can be sent."
+    err.add_note("".join(traceback.format_exception(err)))
+    try: pickle.loads(pickle.dumps(err))
+    except Exception: return RuntimeError(f"{type(err).__name__}: {err}\n{err.__notes__[-1]}")
+    return err
+
+# %% ../nbs/lib/15_train.ipynb #together-4
+@contextmanager
+def _workers(n: int, runs: list[Run], *given) -> Iterator[list[Connection]]:
+    "Pipes to `n` workers, who are gone at the end."
+    fork, ours, processes = multiprocessing.get_context("fork"), [], []
+    try:
+        for _ in range(n):
+            here, there = fork.Pipe()
+            processes.append(fork.Process(target=_work, args=(there, runs, *given), daemon=True))
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", ".*multi-threaded", DeprecationWarning)  # it uses none of the threads
+                processes[-1].start()
+            there.close()  # else nobody would notice that the worker died
+            ours.append(here)
+        yield ours
+    finally:
+        for p in processes: p.kill()
+        for p in processes: p.join()
+
+# %% ../nbs/lib/15_train.ipynb #together-5
+def _train_together(runs: list[Run], bar: Progress | Silent, device: torch.device,
+                    save_every: float = 30.0) -> set[str]:
+    "Train as many of `runs` side by side as go up evenly in the workers: the hashes of those that were not there."
+    n, trained = _at_once(len(runs), device), set[str]()
+    todo = deque(range(len(runs) // n * n if n > 1 else 0))
+    if not todo: return trained
+    with _workers(n, runs, device, save_every) as busy:
+        for pipe in busy: pipe.send(todo.popleft())
+        while busy:
+            ready: list[Any] = wait(busy)
+            for pipe in ready:
+                what, *details = _heard(pipe)
+                if what != "done":
+                    getattr(bar, what)(*details)
+                    continue
+                number, was_there = _checked(*details)
+                if not was_there: trained.add(runs[number].hash)
+                if todo: pipe.send(todo.popleft())
+                else: busy.remove(pipe)
+    return trained
+
+def _heard(pipe) -> tuple:
+    try: return pipe.recv()
+    except EOFError: raise RuntimeError("a process that trained was killed, perhaps for want of memory; the same "
+                                        "command goes on where it was") from None
+
+def _checked(number: int, result: Any, told: list[Warning]) -> tuple[int, bool]:
+    "What a worker says of a run, after its warnings; its error is raised here."
+    for warning in told: warnings.warn(warning)
+    if isinstance(result, Exception): raise result
+    return number, result
+
 # %% ../nbs/lib/15_train.ipynb #52902dde
 def _make_room(run):
     "What is left of a damaged run is no run."
@@ -411,8 +503,8 @@ def _places(runs: list[Run]) -> str:
 def train_all(jobs: list[TrainConfig | TrainJob], device: torch.device | None = None, *, store: Path | None = None,
               advice: str = "smaller settings take less", **kwargs) -> list[Run]:
     """The runs of `jobs` (of a configuration: of what it `resolve`s to), from the store, from a shelf, or trained under
-    one progress bar, which says before how many there are of each. `advice`: what is said, beside the time, where that
-    takes more than a minute. Other keywords and errors as for `pretrain`."""
+    one progress bar, which says before how many there are of each; on a CPU side by side, one on a thread. `advice`:
+    what is said, beside the time, where that takes more than a minute. Other keywords and errors as for `pretrain`."""
     device = device or world().device
     resolved = [resolve(job, device) if isinstance(job, TrainConfig) else job for job in jobs]
     runs, first = [Run(job.config, store, job) for job in resolved], resolved[0].config
@@ -420,7 +512,8 @@ def train_all(jobs: list[TrainConfig | TrainJob], device: torch.device | None = 
     each = list({run.hash: run for run in runs}.values())  # a job may stand in the list twice
     steps = sum(run.config.steps for run in each if not run.is_finished)
     bar = Progress(steps, f"{name}: {_places(each)}", advice=advice) if world().is_main_process else Silent()
-    there = [_find_or_train(run, bar, device, **kwargs) for run in runs]
+    trained = _train_together([run for run in each if not run.is_finished], bar, device, **kwargs)
+    there = [_find_or_train(run, bar, device, **kwargs) and run.hash not in trained for run in runs]
     took = sum(run.provenance["seconds"] for run in runs)
     bar.close(f"{name}: {_outcome(runs, there)}; {took:,.0f} s of training in all")
     return runs
@@ -518,6 +611,15 @@ def load_buffer(run: Run, name: str, step: int | None = None) -> Tensor:
     found = _state(run, step, name)
     if "" not in found: raise SettingError(f"{run} keeps nothing called {name!r}")
     return found[""]
+
+# %% ../nbs/lib/15_train.ipynb #mean-2
+@version(1)
+def mean_encoder(run: Run, steps: Iterable[int], device: torch.device | None = None) -> models.Encoder:
+    "The encoder of `run` whose weights, and statistics of BatchNorm, are the mean of those after the kept `steps`."
+    several = [load_encoder(run, step, device) for step in steps]
+    states, mean = [encoder.state_dict() for encoder in several], several[-1]
+    mean.load_state_dict({k: torch.stack([s[k].float() for s in states]).mean(0) for k in states[0]})
+    return mean
 
 # %% ../nbs/lib/15_train.ipynb #up-2
 def update_seconds(jobs: dict[str, TrainJob], turns: int, updates: int = 5,

@@ -7,6 +7,7 @@ rounding is the same.
 import importlib
 import json
 import pkgutil
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from torch import nn
 
 import sslnb
 from sslnb import (attacks, augment, clustering, data, embedding, evaluate, geometry, judge, logistic, losses, models,
-                   optim, race, vit)
+                   optim, race, train, vit)
 from sslnb.augment import RECIPES
 from sslnb.behaviour import behaviour_of
 from sslnb.core import rng
@@ -79,6 +80,12 @@ METHOD_OPTIONS = {
                     lr=0.001),
     "simclic": dict(options=dict(hidden=32, out=16, bottleneck=8, perturbation="history"), optimizer="sgd"),
     "supce": dict(optimizer="sgd"),
+    "vicreg": dict(options=dict(hidden=32, out=16), optimizer="sgd", lr=0.001),
+    "barlow-twins": dict(options=dict(hidden=32, out=16), optimizer="sgd", lr=0.001),
+    "many-views": dict(options=dict(hidden=32, out=16, n_views=3)),
+    "fastsiam": dict(options=dict(hidden=32, out=16, bottleneck=8, n_views=3), optimizer="sgd", lr=0.001),
+    "emp-ssl": dict(options=dict(hidden=32, out=16, n_views=4), optimizer="sgd", lr=0.0001),
+    "nnclr": dict(options=dict(hidden=32, out=16, bottleneck=8, queue=100), optimizer="sgd", lr=0.001),
 }
 
 
@@ -137,6 +144,16 @@ def encoders():
     with torch.no_grad(): return [n for name in ENCODERS for n in summary(encoder(name)(images(4).pixels / 255))]
 
 
+@case(train.mean_encoder)
+def mean_of_two_encoders():
+    config = TrainConfig(method="supce", encoder="tiny", steps=4, save_at=(2,), batch_size=32, lr=0.01,
+                         precision="fp32")
+    with tempfile.TemporaryDirectory() as folder:
+        run = train.pretrain(config, images(), store=Path(folder), device=CPU)
+        mean = train.mean_encoder(run, (2, 4), CPU)
+    with torch.no_grad(): return summary(mean(images(4).pixels / 255))
+
+
 @case(models.wrap, models.features)
 def wrapped():
     net = nn.Sequential(nn.Conv2d(3, 5, 3), nn.ReLU())
@@ -171,6 +188,19 @@ def mlp_decoder():
         decoder = vit.MLPDecoder(16, 4, 12, 8)
     shown, masked = vit.random_mask(2, 16, 0.5, rng("mask"))
     return summary(decoder(normal(2, 8, 16), shown, masked))
+
+
+@case(models.varied_resnet, models.GhostNorm)
+def relatives_of_small():
+    net, x = encoder("small-ghost").train(), images(48).pixels / 255
+    with torch.no_grad(): return [n for made in (net(x), *(encoder(f"small-{name}")(x[:4]) for name in ("fine", "se")))
+                                  for n in summary(made)]
+
+
+@case(losses.vicreg, losses.barlow_twins, losses.coding_rate, losses.info_nce)
+def losses_of_the_race():
+    a, b = normal(12, 4).chunk(2)
+    return [losses.vicreg(a, b), losses.barlow_twins(a, b), losses.coding_rate(a), losses.info_nce(a, b)]
 
 
 @case(losses.decoupled_nt_xent)
