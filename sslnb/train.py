@@ -410,8 +410,9 @@ class _Teller:
     def update(self, n: int = 1, note: str = ""): self.pipe.send(("update", n, note))
     def skip(self, n: int): self.pipe.send(("skip", n))
 
-def _work(pipe: Connection, runs: list[Run], *given):
+def _work(pipe: Connection, others: list[Connection], runs: list[Run], *given):
     "The life of a worker: it trains, on one thread, the runs whose numbers come through the pipe."
+    for end in others: end.close()  # a fork has copies of them: nobody would notice who dies
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # who is asked to stop stops the workers, too
     torch.set_num_threads(1)
     with suppress(EOFError, BrokenPipeError):  # nobody is there any more
@@ -437,15 +438,16 @@ def _portable(err: Exception) -> Exception:
 @contextmanager
 def _workers(n: int, runs: list[Run], *given) -> Iterator[list[Connection]]:
     "Pipes to `n` workers, who are gone at the end."
-    fork, ours, processes = multiprocessing.get_context("fork"), [], []
+    fork, processes = multiprocessing.get_context("fork"), []
+    ours: list[Connection] = []
     try:
         for _ in range(n):
             here, there = fork.Pipe()
-            processes.append(fork.Process(target=_work, args=(there, runs, *given), daemon=True))
+            processes.append(fork.Process(target=_work, args=(there, [*ours, here], runs, *given), daemon=True))
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", ".*multi-threaded", DeprecationWarning)  # it uses none of the threads
                 processes[-1].start()
-            there.close()  # else nobody would notice that the worker died
+            there.close()
             ours.append(here)
         yield ours
     finally:

@@ -30,6 +30,12 @@ METHODS = {
     "simsiam": dict(options=dict(hidden=32, out=16, bottleneck=8)),
     "simclic": dict(options=dict(hidden=32, out=16, bottleneck=8, perturbation="history")),
     "supce": dict(),
+    "vicreg": dict(options=dict(hidden=32, out=16)),
+    "barlow-twins": dict(options=dict(hidden=32, out=16)),
+    "many-views": dict(options=dict(hidden=32, out=16, n_views=3)),
+    "fastsiam": dict(options=dict(hidden=32, out=16, bottleneck=8, n_views=3)),
+    "emp-ssl": dict(options=dict(hidden=32, out=16, n_views=3), lr=0.001),
+    "nnclr": dict(options=dict(hidden=32, out=16, bottleneck=8, queue=100)),
 }
 
 

@@ -82,7 +82,10 @@ def test_what_may_meet(gpu):
 METHODS = [("simclr", {"hidden": 8, "out": 4}), ("supcon", {"hidden": 8, "out": 4}), ("rotnet", {}),
            ("deepcluster", {"clusters": 4, "components": 4}), ("mae", {}),
            ("mae", {"decoder": "transformer", "norm_pix": True}),
-           ("simsiam", {"hidden": 8, "out": 4, "bottleneck": 4}), ("supce", {})]
+           ("simsiam", {"hidden": 8, "out": 4, "bottleneck": 4}), ("supce", {}), ("vicreg", {"hidden": 8, "out": 4}),
+           ("barlow-twins", {"hidden": 8, "out": 4}), ("many-views", {"hidden": 8, "out": 4}),
+           ("fastsiam", {"hidden": 8, "out": 4, "bottleneck": 4}), ("emp-ssl", {"hidden": 8, "out": 4, "n_views": 3}),
+           ("nnclr", {"hidden": 8, "out": 4, "bottleneck": 4, "queue": 40})]
 METHODS += [("simclic", {"perturbation": p, "hidden": 8, "out": 4, "bottleneck": 4})
             for p in ("history", "dropout", "noise")]
 

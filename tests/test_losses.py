@@ -1,10 +1,12 @@
 "Losses against other people's implementations (their own checks are beside them, in nbs/lib/08_losses.ipynb)."
 import pytest
 import torch
-from lightly.loss import NTXentLoss
+from lightly.loss import BarlowTwinsLoss, NTXentLoss, VICRegLoss
+from lightly.loss.emp_ssl_loss import tcr_loss
 
 from sslnb.core import SettingError
-from sslnb.losses import nt_xent, nt_xent_as_published, sup_con, sup_con_as_published
+from sslnb.losses import (barlow_twins, coding_rate, info_nce, nt_xent, nt_xent_as_published, sup_con,
+                          sup_con_as_published, vicreg)
 
 
 @pytest.mark.parametrize("temperature", [0.07, 0.5, 20.0])
@@ -16,6 +18,31 @@ def test_nt_xent_is_lightlys(n, dim, temperature):
     ours, theirs = nt_xent(z1, z2, temperature), NTXentLoss(temperature)(z1, z2)
     torch.testing.assert_close(ours, theirs)
     torch.testing.assert_close(*(torch.autograd.grad(loss, z1)[0] for loss in (ours, theirs)), atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("n, dim", [(3, 2), (64, 48)])
+@pytest.mark.parametrize("mine, other", [(vicreg, VICRegLoss()), (barlow_twins, BarlowTwinsLoss())])
+def test_losses_of_channels_are_lightlys(mine, other, n, dim):
+    torch.manual_seed(n)
+    z1, z2 = 2 * torch.randn(2, n, dim) + 1
+    z1.requires_grad_()
+    ours, theirs = mine(z1, z2), other(z1, z2)
+    torch.testing.assert_close(ours, theirs)
+    torch.testing.assert_close(*(torch.autograd.grad(loss, z1)[0] for loss in (ours, theirs)), atol=1e-5, rtol=1e-3)
+
+
+def test_the_coding_rate_is_lightlys():
+    "Theirs does not square ε, as the authors' code does not."
+    z = torch.nn.functional.normalize(torch.randn(3, 20, 8), dim=2)
+    torch.testing.assert_close(coding_rate(z, 0.2**0.5).mean(), tcr_loss(z, 0.2))
+
+
+def test_info_nce_of_views_that_see_only_the_other_half_is_a_part_of_nt_xent():
+    z1, z2 = torch.randn(2, 8, 5)
+    similar = torch.nn.functional.cosine_similarity(z1[:, None], z2, dim=2) / 0.3
+    torch.testing.assert_close(info_nce(z1, z2, 0.3), (similar.logsumexp(1) - similar.diagonal()).mean())
+    assert info_nce(z1, z2, 0.3) < nt_xent(z1, z2, 0.3) or info_nce(z2, z1, 0.3) < nt_xent(z1, z2, 0.3)
+    with pytest.raises(SettingError, match="temperature = 0"): info_nce(z1, z2, 0)
 
 
 def some_views(views=2, n=24, dim=16, classes=5):

@@ -1,7 +1,10 @@
 "Training under bad luck: killed, run twice at once, damaged on disk."
+import multiprocessing
 import os
 import signal
+import sys
 import time
+import warnings
 from dataclasses import replace
 from functools import partial
 
@@ -117,6 +120,103 @@ def test_fine_tuning_from_another_encoder_is_another_run():
     a, b = (evaluate.fine_tuning(e, images, 0.05, epochs=1) for e in (first, second))
     assert Run(a.config).hash != Run(b.config).hash and a.images.fingerprint == b.images.fingerprint
     with pytest.raises(SettingError, match="not the digest"): train_all([a._replace(start=second)])
+
+
+# Side by side
+
+side_by_side = pytest.mark.skipif(sys.platform != "linux" or torch.cuda.is_available(), reason="only on a CPU of Linux")
+
+
+@pytest.fixture
+def two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+def threads(run):
+    return run.provenance["device"].split(", ")[1]
+
+
+@side_by_side
+def test_several_trainings_run_side_by_side_and_an_odd_one_with_all_threads(two_threads, monkeypatch, tmp_path):
+    class Mine(SupCE):
+        def loss(self, views, batch):
+            if self.training: warnings.warn(f"a batch of {len(batch.x)}")
+            return super().loss(views, batch)
+    config = register(monkeypatch, Mine)  # what this process alone knows
+    with pytest.warns(UserWarning, match="a batch of 16"):
+        runs = train_all([replace(config, seed=s) for s in (0, 1, 1, 2)], CPU)
+    assert [threads(run) for run in runs] == ["1 thread"] * 3 + ["2 threads"]
+    torch.set_num_threads(1)
+    alone, = train_all([config], CPU, store=tmp_path / "alone")
+    assert all(torch.equal(a[k], b[k]) for a, b in zip(contents(alone)[0], contents(runs[0])[0]) for k in a)
+
+
+@side_by_side
+def test_what_is_there_is_not_trained_side_by_side_again(two_threads, capsys):
+    train_all([short(seed=s) for s in (0, 1)], CPU)
+    train_all([short(seed=s) for s in range(4)], CPU)
+    assert "4 runs: 2 trained, 2 from the store" in capsys.readouterr().err
+
+
+@side_by_side
+def test_an_error_of_one_training_stops_the_others_and_is_raised_with_its_place(two_threads):
+    with pytest.raises(Diverged, match="the loss is") as told:
+        train_all([short(lr=1e30, optimizer="sgd", steps=30), replace(CONFIG, steps=100_000)], CPU)
+    assert any("check_finite" in note for note in told.value.__notes__)
+    assert not multiprocessing.active_children()
+    assert all(run.is_finished for run in train_all([short(), short(seed=1)], CPU))
+
+
+class Odd(Exception):
+    def __init__(self, one, two): super().__init__(f"{one} and {two}")  # so it cannot be unpickled
+
+
+@side_by_side
+def test_an_error_that_cannot_be_sent_is_told(two_threads, monkeypatch):
+    class Mine(SupCE):
+        def loss(self, views, batch): raise Odd("this", "that")
+    with pytest.raises(RuntimeError, match="Odd: this and that"):
+        train_all([replace(register(monkeypatch, Mine), seed=s) for s in (0, 1)], CPU)
+
+
+@side_by_side
+def test_a_worker_that_dies_is_missed_and_the_same_command_goes_on(two_threads, monkeypatch, tmp_path):
+    flag = str(tmp_path / "die once")
+    open(flag, "w", encoding="utf-8").close()
+
+    class Mine(SupCE):
+        def loss(self, views, batch):
+            if os.path.exists(flag):
+                os.remove(flag)
+                os.kill(os.getpid(), signal.SIGKILL)
+            return super().loss(views, batch)
+    config = register(monkeypatch, Mine)
+    with pytest.raises(RuntimeError, match="was killed, perhaps for want of memory"):
+        train_all([replace(config, seed=s) for s in (0, 1)], CPU)
+    assert all(run.is_finished for run in train_all([replace(config, seed=s) for s in (0, 1)], CPU))
+
+
+@side_by_side
+@pytest.mark.slow
+def test_workers_end_with_the_process_that_asked_for_them(forked, run):
+    "Killed in the middle; the same command goes on, when the first ones' workers have left the locks."
+    code = TRAIN.replace("pretrain(from_json(TrainConfig, sys.argv[1]), save_every=0)", """
+import torch
+from dataclasses import replace
+from sslnb.train import train_all
+torch.set_num_threads(2)
+config = from_json(TrainConfig, sys.argv[1])
+train_all([config, replace(config, seed=1)], save_every=0)""")
+    p = forked(code, as_json(run))
+    wait_for(run.state_file, p)
+    os.kill(p.pid, signal.SIGKILL)
+    p.wait()
+    p = forked(code, as_json(run))
+    assert p.wait() == 0, p.communicate()[1]
+    assert "2 runs: 2 trained" in p.communicate()[1]
 
 
 # Whose code made it, whose store is it
