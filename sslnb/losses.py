@@ -119,8 +119,8 @@ def vicreg(z1: Tensor, z2: Tensor, similarity: float = 25.0, variance: float = 2
 def barlow_twins(z1: Tensor, z2: Tensor, redundancy: float = 0.005) -> Tensor:
     "Barlow Twins of two views of N images, `z1` and `z2` (N×D, N > 1): a scalar (Eq. 1; `redundancy` is its λ)."
     with torch.autocast(z1.device.type, enabled=False):
-        a, b = ((z - z.mean(0)) / (z.var(0, correction=0) + 1e-5).sqrt() for z in (z1.float(), z2.float()))
-        squares = (a.T @ b / len(a) - torch.eye(a.shape[1], device=a.device)).square()  # D×D
+        a, b = (F.normalize(z - z.mean(0), dim=0) for z in (z1.float(), z2.float()))
+        squares = (a.T @ b - torch.eye(a.shape[1], device=a.device)).square()  # D×D
         own = squares.diagonal().sum()
         return own + redundancy * (squares.sum() - own)
 

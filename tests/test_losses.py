@@ -27,8 +27,8 @@ def test_losses_of_channels_are_lightlys(mine, other, n, dim):
     z1, z2 = 2 * torch.randn(2, n, dim) + 1
     z1.requires_grad_()
     ours, theirs = mine(z1, z2), other(z1, z2)
-    torch.testing.assert_close(ours, theirs)
-    torch.testing.assert_close(*(torch.autograd.grad(loss, z1)[0] for loss in (ours, theirs)), atol=1e-5, rtol=1e-3)
+    torch.testing.assert_close(ours, theirs, atol=0, rtol=1e-4)  # theirs adds 1e-5 to variances
+    torch.testing.assert_close(*(torch.autograd.grad(loss, z1)[0] for loss in (ours, theirs)), atol=1e-4, rtol=1e-3)
 
 
 def test_the_coding_rate_is_lightlys():
