@@ -122,11 +122,14 @@ class SyncedBatchNorm(nn.SyncBatchNorm):
 
 # %% ../nbs/lib/11_distributed.ipynb #280650f3
 def synchronised(model: _Model) -> _Model:
-    "`model` with every BatchNorm a `SyncedBatchNorm`, where there are several processes. Weights and their names stay."
+    """`model` with every BatchNorm a `SyncedBatchNorm`, where there are several processes. Weights, names stay.
+    `SettingError`: a `GhostNorm`, whose groups of images would be others."""
     return _synchronised(model) if world().num_processes > 1 else model
 
 # %% ../nbs/lib/11_distributed.ipynb #7b02a917
 def _synchronised(model):
+    if any(hasattr(m, "ghost") for m in model.modules()):
+        raise SettingError("GhostNorm's groups of images are those of one process: choose another encoder")
     model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     for m in model.modules():
         if isinstance(m, nn.SyncBatchNorm): m.__class__ = SyncedBatchNorm

@@ -61,7 +61,7 @@ PREFIXES = [f"{several}{part}" for several in ("", "module.")
 NAMINGS = {name: dict(zip(parts, ("stem.0", "stem.1", "stages.0", "stages.1", "stages.2", "stages.3")))
            for name, parts in {"ours": (), "torchvision": ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4"),
                                "Sequential": ("0", "1", "4", "5", "6", "7")}.items()}
-ARCHITECTURES = tuple(n for n in ENCODERS if n not in RELATIVES)  # that a file can be of; not what a notebook adds
+ARCHITECTURES = tuple(ENCODERS)  # those that a file can be of; not what a notebook adds
 
 def _renamed(key: str, parts: dict[str, str]) -> str:
     "`key` with the part that it begins with called as `parts` say."
@@ -104,8 +104,8 @@ class Fit(NamedTuple):
     shapes: Shapes
 
 def _candidates(side: int, named: str) -> list[tuple[str, int]]:
-    "Architectures that a file may be of, for images of a side; `named`: only these."
-    names = [n for n in ARCHITECTURES if named in ("", n, n.split("@")[0])]
+    "Architectures that a file may be of, for images of a side; `named`: only these, else no RELATIVES, alike."
+    names = [n for n in ARCHITECTURES if (named in (n, n.split("@")[0]) if named else n not in RELATIVES)]
     return [(n, s) for n in names for s in dict.fromkeys((side, 32))]  # 32: a small stem, and larger images
 
 # %% ../nbs/lib/26_encoders.ipynb #enc-32

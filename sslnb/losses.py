@@ -108,7 +108,7 @@ def _variance_and_covariance(z):
 
 @version(1)
 def vicreg(z1: Tensor, z2: Tensor, similarity: float = 25.0, variance: float = 25.0, covariance: float = 1.0) -> Tensor:
-    "VICReg of two views of N images, `z1` and `z2` (N×D, N > 1), with the weights of its terms: a scalar (Eq. 6)."
+    "VICReg of two views of N images, `z1` and `z2` (N×D, N > 1), with the weights of its terms: a scalar (§4.1)."
     with torch.autocast(z1.device.type, enabled=False):
         z1, z2 = z1.float(), z2.float()
         (v1, c1), (v2, c2) = _variance_and_covariance(z1), _variance_and_covariance(z2)
@@ -126,8 +126,9 @@ def barlow_twins(z1: Tensor, z2: Tensor, redundancy: float = 0.005) -> Tensor:
 
 # %% ../nbs/lib/08_losses.ipynb #spread-5
 @version(1)
-def coding_rate(z: Tensor, eps: float = 0.2) -> Tensor:
-    "R of N vectors of length 1, `z` (… N×D), to within `eps`: one number for each `…` (Tong et al. 2023, Eq. 1)."
+def coding_rate(z: Tensor, distortion: float = 0.2) -> Tensor:
+    """R of N vectors of length 1, `z` (… N×D), to within a squared error of `distortion` (ε²): in nats, one number for
+    each `…` (Tong et al. 2023, Eq. 1)."""
     with torch.autocast(z.device.type, enabled=False):
         *_, n, d = z.shape
-        return torch.logdet(torch.eye(d, device=z.device) + d / (n * eps**2) * z.float().mT @ z.float()) / 2
+        return torch.logdet(torch.eye(d, device=z.device) + d / (n * distortion) * z.float().mT @ z.float()) / 2

@@ -370,31 +370,34 @@ class FastSiam(SimSiam):
 
     def loss(self, views: Tensor, batch: Batch) -> Tensor:
         z = torch.stack([self.projector(self.encoder(v)) for v in views.chunk(self.n_views)])  # V×N×out
-        others = (z.sum(0) - z) / (self.n_views - 1)
+        others = (z.float().sum(0) - z) / (self.n_views - 1)
         return torch.stack([self.distance(self.predictor(own), t) for own, t in zip(z, others)]).mean()
 
 # %% ../nbs/lib/12_methods.ipynb #more-6
 @version(1)
 class EMPSSL(Method):
-    "Many small views, near their image's mean, and images far apart (Tong et al. 2023, Eq. 4)."
+    """Many views, near their image's mean, and images far apart (Tong et al. 2023, Eq. 4). Theirs are crops of a
+    quarter of the area, which a recipe of the training says."""
     recipe = "simclr"
     def __init__(self, encoder: Encoder, images: Images, *, n_views: Several = 20, hidden: Count = 2048,
-                 out: Count = 512, invariance: NonNegative = 200.0, eps: Positive = 0.2):
+                 out: Count = 512, invariance: NonNegative = 200.0, distortion: Positive = 0.2):
         super().__init__(encoder, images)
         self.projector = normed_mlp(encoder.dim, hidden, out)
-        self.n_views, self.invariance, self.eps = n_views, invariance, eps
+        self.n_views, self.invariance, self.distortion = n_views, invariance, distortion
 
     views = ManyViews.views
 
     def loss(self, views: Tensor, batch: Batch) -> Tensor:
         z = all_gather(self.projector(self.encoder(views)), self.n_views).float()
         z = F.normalize(z, dim=1).unflatten(0, (self.n_views, -1))  # V×N×out
-        return -coding_rate(z, self.eps).mean() - self.invariance * F.cosine_similarity(z, z.mean(0), dim=2).mean()
+        together = F.cosine_similarity(z, z.mean(0), dim=2).mean()
+        return -coding_rate(z, self.distortion).mean() - self.invariance * together
 
 # %% ../nbs/lib/12_methods.ipynb #more-8
 @version(1)
 class NNCLR(SimCLR):
-    "SimCLR whose positives are the nearest of the last `queue` projections (Dwibedi et al. 2021, Eq. 2)."
+    """SimCLR whose positives are the nearest of the last `queue` projections (Dwibedi et al. 2021). Heads and queue are
+    smaller than theirs: SimCLR's projector with BatchNorm, 8,192 projections instead of 98,304."""
     memory: Tensor
     def __init__(self, encoder: Encoder, images: Images, *, temperature: Positive = 0.1, hidden: Count = 2048,
                  out: Count = 256, bottleneck: Count = 2048, queue: Count = 8192):
@@ -403,8 +406,9 @@ class NNCLR(SimCLR):
         self.register_buffer("memory", F.normalize(torch.randn(queue, out)), persistent=False)  # nobody's, at first
 
     def nearest(self, z: Tensor) -> Tensor:
-        "Of each row of `z` (N×out) its nearest in the memory, by cosine."
-        return self.memory[(z @ self.memory.T).argmax(1)]  # those in the memory have length 1
+        "Of each row of `z` (N×out) its nearest in the memory, by cosine: in float32, or many would be equally near."
+        with torch.autocast(z.device.type, enabled=False):
+            return self.memory[(z @ self.memory.T).argmax(1)]  # those in the memory have length 1
 
     def loss(self, views: Tensor, batch: Batch) -> Tensor:
         z = self.projector(self.encoder(views))

@@ -101,9 +101,10 @@ def small_resnet(width: int, normalize: Normalize, channels: int, side: int) -> 
 @version(1)
 class GhostNorm(nn.BatchNorm2d):
     "BatchNorm (N C H W) in which every 32 images have statistics of their own (Hoffer et al. 2017, §4)."
+    ghost = 32
     def forward(self, x: Tensor) -> Tensor:
         if not self.training: return super().forward(x)
-        return torch.cat([nn.BatchNorm2d.forward(self, part) for part in x.split(32)])
+        return torch.cat([nn.BatchNorm2d.forward(self, part) for part in x.split(self.ghost)])
 
 def _with_ghosts(net):
     "In place: every BatchNorm2d of `net` becomes a `GhostNorm`."
@@ -119,17 +120,18 @@ def varied_resnet(width: int, normalize: Normalize, channels: int, side: int, *,
     net = small_resnet(width, normalize, channels, side)
     net.stem[0].stride = (stride, stride)
     for i, stage in enumerate(net.stages):
-        more = [_block(width << i, width << i, 1) for _ in range(blocks - 1)]
-        if squeeze: _squeeze(stage)
-        net.stages[i] = nn.Sequential(stage, *more)
+        several = [stage, *(_block(width << i, width << i, 1) for _ in range(blocks - 1))]
+        if squeeze: several = list(map(_squeezed, several))
+        net.stages[i] = nn.Sequential(*several)
     if ghosts: _with_ghosts(net)
     return net
 
-def _squeeze(block):
+def _squeezed(block):
     "In place: what a block adds to its input is weighed, channel by channel, by what the whole image shows."
     from torchvision.ops import SqueezeExcitation  # here, since it takes seconds to import
     c = block.bn2.num_features
     block.bn2 = nn.Sequential(block.bn2, SqueezeExcitation(c, c // 4))
+    return block
 
 # %% ../nbs/lib/07_models.ipynb #2fdf4e95
 @version(1)

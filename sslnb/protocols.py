@@ -480,7 +480,7 @@ class Recipe(NamedTuple):
     "A training that `in_stages` makes as long as can be paid for."
     config: TrainConfig  # of one step
     stages: tuple[tuple[float, int], ...]  # share of what the training may cost, side of its views in pixels
-    kept: int = 1  # encoders of the last stage: at its end, and so many evenly on the way to it
+    kept: int = 1  # encoders of the last stage, the last one and others evenly before it
 
 _VIEWS = replace(RECIPES["simclr"], grey=0.1)  # 0.1: Ermolov et al. (2021)
 _SMALL = TrainConfig(method="simclr", encoder="small", steps=1, batch_size=256, lr=0.02, optimizer="muon",
@@ -498,6 +498,6 @@ def in_stages(recipe: Recipe, budget: float, cost: Callable[[int], float], warmu
     counts = [max(1, int(share * budget / cost(side))) for share, side in recipe.stages]
     starts = [sum(counts[:i]) for i in range(len(counts))]
     sides = tuple((start, side) for start, (_, side) in zip(starts, recipe.stages))
-    steps, every = sum(counts), counts[-1] / recipe.kept
+    steps, kept = sum(counts), min(recipe.kept, counts[-1])
     return replace(recipe.config, steps=steps, sides=sides, warmup=int(warmup * steps),
-                   save_at=tuple(steps - round(every * i) for i in range(recipe.kept))[1:])
+                   save_at=tuple(steps - round(counts[-1] / kept * i) for i in range(1, kept)))

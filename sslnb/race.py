@@ -110,7 +110,7 @@ def tuned_entry(encoder: str, images: data.Images, seed: int, seconds: float, de
                      compile="default" if device.type == "cuda" else "none")
     costs = {side: step_seconds(config, images, side, device, 0.01 * seconds) for _, side in recipe.stages}
     left = 0.96 * (seconds - (time.monotonic() - begun))
-    plan = in_stages(Recipe(config, recipe.stages), left, costs.__getitem__)
+    plan = in_stages(recipe._replace(config=config), left, costs.__getitem__)
     print(f"{plan.steps} steps, {plan.sides}; one takes", {side: f"{s:.4f} s" for side, s in costs.items()})
     return load_encoder(pretrain(plan, images, device=device, save_every=float("inf")), device=device)
 
@@ -295,13 +295,12 @@ def planned(name: str, images: data.Images, budget: float, seed: int = 0) -> Tra
 def measured(run: Run, seen: data.Images, held: data.Images) -> Found:
     """What `run` learnt from `seen`: accuracy of ten neighbours on the images `held` (`knn_top1`), by the mean of the
     encoders that it kept. Remembered."""
-    kept, judged = run.config.save_at, (features, neighbour_accuracy)
+    kept, how = run.config.save_at, (features, neighbour_accuracy)
     def compute() -> dict[str, float]:
         encoder = mean_encoder(run, kept)
         x, x_held = (features(encoder, some) for some in (seen, held))
         return {"knn_top1": neighbour_accuracy(x, seen.labels, x_held, held.labels)}
-    return cached(judged if len(kept) == 1 else (mean_encoder, *judged), {"run": run, "seen": seen, "held": held},
-                  compute)
+    return cached(how if len(kept) == 1 else (mean_encoder, *how), {"run": run, "seen": seen, "held": held}, compute)
 
 # %% ../nbs/lib/25_race.ipynb #race-30
 @checked_dataclass

@@ -409,23 +409,24 @@ class _Teller:
     def __init__(self, pipe: Connection): self.pipe = pipe
     def update(self, n: int = 1, note: str = ""): self.pipe.send(("update", n, note))
     def skip(self, n: int): self.pipe.send(("skip", n))
+    def warn(self, message: Any, category: type, filename: str, lineno: int, *_):
+        "In the place of `warnings.showwarning`."
+        known = category if category.__module__ == "builtins" else UserWarning  # others may not be known over there
+        self.pipe.send(("warn", str(message), known, filename, lineno))
 
-def _work(pipe: Connection, others: list[Connection], runs: list[Run], *given):
+def _work(pipe: Connection, others: list[Connection], runs: list[Run], device: torch.device, kwargs: dict):
     "The life of a worker: it trains, on one thread, the runs whose numbers come through the pipe."
     for end in others: end.close()  # a fork has copies of them: nobody would notice who dies
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # who is asked to stop stops the workers, too
     torch.set_num_threads(1)
-    with suppress(EOFError, BrokenPipeError):  # nobody is there any more
-        while True: pipe.send(("done", *_worked(pipe.recv(), pipe, runs, *given)))
-
-def _worked(number, pipe, runs, *given) -> tuple[int, Any, list]:
-    "Of a run: its number, whether it was there (or the error that came), and the warnings."
-    with warnings.catch_warnings(record=True) as told:
-        warnings.simplefilter("always")
-        try: result: Any = _find_or_train(runs[number], _Teller(pipe), *given)
-        except BrokenPipeError: raise
-        except Exception as err: result = _portable(err)
-    return number, result, [(w.message if isinstance(w.message, Warning) else UserWarning(w.message)) for w in told]
+    bar = _Teller(pipe)
+    warnings.showwarning = bar.warn  # type: ignore[assignment]
+    with suppress(EOFError, OSError):  # nobody is there any more
+        while True:
+            number = pipe.recv()
+            try: result: tuple = "done", number, _find_or_train(runs[number], bar, device, **kwargs)
+            except Exception as err: result = "failed", _portable(err)
+            pipe.send(result)
 
 def _portable(err: Exception) -> Exception:
     "An error that another process can raise: with the place where it came up, and itself, where it can be sent."
@@ -436,56 +437,54 @@ def _portable(err: Exception) -> Exception:
 
 # %% ../nbs/lib/15_train.ipynb #together-4
 @contextmanager
-def _workers(n: int, runs: list[Run], *given) -> Iterator[list[Connection]]:
-    "Pipes to `n` workers, who are gone at the end."
-    fork, processes = multiprocessing.get_context("fork"), []
-    ours: list[Connection] = []
+def _workers(n: int, *given) -> Iterator[dict[Connection, Any]]:
+    "`n` workers, by the pipes to them; they are gone at the end."
+    fork = multiprocessing.get_context("fork")
+    made: dict[Connection, Any] = {}
     try:
         for _ in range(n):
             here, there = fork.Pipe()
-            processes.append(fork.Process(target=_work, args=(there, [*ours, here], runs, *given), daemon=True))
+            process = fork.Process(target=_work, args=(there, [*made, here], *given), daemon=True)
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", ".*multi-threaded", DeprecationWarning)  # it uses none of the threads
-                processes[-1].start()
+                process.start()
             there.close()
-            ours.append(here)
-        yield ours
+            made[here] = process
+        yield made
     finally:
-        for p in processes: p.kill()
-        for p in processes: p.join()
+        for process in made.values(): process.kill()
+        for process in made.values(): process.join()
 
 # %% ../nbs/lib/15_train.ipynb #together-5
-def _train_together(runs: list[Run], bar: Progress | Silent, device: torch.device,
-                    save_every: float = 30.0) -> set[str]:
-    "Train as many of `runs` side by side as go up evenly in the workers: the hashes of those that were not there."
+def _train_together(runs: list[Run], bar: Progress | Silent, device: torch.device, kwargs: dict) -> set[str]:
+    "Train `runs` side by side, but for those that are better off with all threads: the hashes of what was not there."
     n, trained = _at_once(len(runs), device), set[str]()
-    todo = deque(range(len(runs) // n * n if n > 1 else 0))
+    rest = len(runs) % n
+    todo = deque(range(0 if n == 1 else len(runs) if _at_once(rest, device) > 1 else len(runs) - rest))
     if not todo: return trained
-    with _workers(n, runs, device, save_every) as busy:
+    with _workers(n, runs, device, kwargs) as workers:
+        busy = list(workers)
         for pipe in busy: pipe.send(todo.popleft())
         while busy:
             ready: list[Any] = wait(busy)
             for pipe in ready:
-                what, *details = _heard(pipe)
-                if what != "done":
-                    getattr(bar, what)(*details)
-                    continue
-                number, was_there = _checked(*details)
-                if not was_there: trained.add(runs[number].hash)
-                if todo: pipe.send(todo.popleft())
-                else: busy.remove(pipe)
+                what, *details = _heard(pipe, workers[pipe])
+                if what == "failed": raise details[0]
+                elif what == "warn": warnings.warn_explicit(*details)
+                elif what != "done": getattr(bar, what)(*details)
+                else:
+                    if not details[1]: trained.add(runs[details[0]].hash)
+                    if todo: pipe.send(todo.popleft())
+                    else: busy.remove(pipe)
     return trained
 
-def _heard(pipe) -> tuple:
+def _heard(pipe, process) -> tuple:
     try: return pipe.recv()
-    except EOFError: raise RuntimeError("a process that trained was killed, perhaps for want of memory; the same "
-                                        "command goes on where it was") from None
-
-def _checked(number: int, result: Any, told: list[Warning]) -> tuple[int, bool]:
-    "What a worker says of a run, after its warnings; its error is raised here."
-    for warning in told: warnings.warn(warning)
-    if isinstance(result, Exception): raise result
-    return number, result
+    except (EOFError, OSError):
+        process.join()
+        raise RuntimeError(f"a process that trained ended (exit code {process.exitcode}; -9: killed, perhaps for want "
+                           "of memory, which OMP_NUM_THREADS=1 saves: then one trains at a time). The same command "
+                           "goes on where it was") from None
 
 # %% ../nbs/lib/15_train.ipynb #52902dde
 def _make_room(run):
@@ -514,8 +513,11 @@ def train_all(jobs: list[TrainConfig | TrainJob], device: torch.device | None = 
     each = list({run.hash: run for run in runs}.values())  # a job may stand in the list twice
     steps = sum(run.config.steps for run in each if not run.is_finished)
     bar = Progress(steps, f"{name}: {_places(each)}", advice=advice) if world().is_main_process else Silent()
-    trained = _train_together([run for run in each if not run.is_finished], bar, device, **kwargs)
-    there = [_find_or_train(run, bar, device, **kwargs) and run.hash not in trained for run in runs]
+    trained = _train_together([run for run in each if not run.is_finished], bar, device, kwargs)
+    there = []
+    for run in runs:
+        there.append(_find_or_train(run, bar, device, **kwargs) and run.hash not in trained)
+        trained.discard(run.hash)  # it may stand in the list twice
     took = sum(run.provenance["seconds"] for run in runs)
     bar.close(f"{name}: {_outcome(runs, there)}; {took:,.0f} s of training in all")
     return runs
@@ -617,11 +619,13 @@ def load_buffer(run: Run, name: str, step: int | None = None) -> Tensor:
 # %% ../nbs/lib/15_train.ipynb #mean-2
 @version(1)
 def mean_encoder(run: Run, steps: Iterable[int], device: torch.device | None = None) -> models.Encoder:
-    "The encoder of `run` whose weights, and statistics of BatchNorm, are the mean of those after the kept `steps`."
+    """The encoder of `run` whose weights, and statistics of BatchNorm, are the mean of those after the kept `steps`.
+    `SettingError`: there are none."""
     several = [load_encoder(run, step, device) for step in steps]
-    states, mean = [encoder.state_dict() for encoder in several], several[-1]
-    mean.load_state_dict({k: torch.stack([s[k].float() for s in states]).mean(0) for k in states[0]})
-    return mean
+    if not several: raise SettingError("the mean of no encoders: give at least one step")
+    states, made = [encoder.state_dict() for encoder in several], several[0]
+    made.load_state_dict({k: torch.stack([s[k].float() for s in states]).mean(0) for k in states[0]})
+    return made
 
 # %% ../nbs/lib/15_train.ipynb #up-2
 def update_seconds(jobs: dict[str, TrainJob], turns: int, updates: int = 5,

@@ -13,6 +13,7 @@ from sslnb.core import SettingError
 from sslnb.distributed import (Silent, average_gradients, all_reduce_mean, check_batch, broadcast_object, all_gather,
                                broadcast, local_shard, map_shards, synchronised, world)
 from sslnb.losses import nt_xent, sup_con
+from sslnb.models import encoder
 from sslnb.runs import Run, load_tensors
 from sslnb.train import TrainConfig, Training, _find_or_train, _keep_model, resolve, train_all
 
@@ -137,6 +138,10 @@ def small_words():
     except SettingError as err: refused = str(err)
     assert refused == ("batch_size = 7: 2 processes need a multiple of 2" if here.num_processes == 2 else "")
     assert broadcast_object(lambda: here.process_index) == 0
+    refused = ""
+    try: synchronised(encoder("small-ghost", images))
+    except SettingError as err: refused = str(err)
+    assert ("GhostNorm's groups" in refused) == (here.num_processes == 2)
     return {"same": mine, "spread": map_shards(lambda some: some.pixels.float().mean((2, 3)), images),
             "numbers": all_gather(local_shard(torch.arange(24), 8), 3)}
 

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import nn
 from torchvision.models import resnet18, resnet34, resnet50
 
-from sslnb import data, encoders, report
+from sslnb import data, encoders, models, report
 from sslnb.behaviour import plain
 from sslnb.core import SettingError
 from sslnb.encoders import export_run, from_state, opened, read_state, run_called
@@ -547,3 +547,17 @@ def test_the_command_exports_and_tells_a_mistake_in_a_line(images, tmp_path):
     assert done.exit_code == 0 and "m.pth, and beside it m.md" in done.output
     done = CliRunner().invoke(cli, ["export", "zzzz"])
     assert done.exit_code == 2 and "0 finished runs have a hash that begins with 'zzzz'" in done.output
+
+
+@pytest.mark.parametrize("name", ["small-deep", "small-fine", "small-ghost"])
+def test_relatives_of_small_are_opened_where_the_file_or_you_say_which(name, tmp_path):
+    "Some of them look alike: no file is taken for one by its weights."
+    images = data.load("shapes", "test")[:8]
+    net = models.encoder(name, images).eval()
+    torch.save(net.state_dict(), tmp_path / "net.pth")
+    one = from_state(net.state_dict(), images, info={"encoder": name, "side": 32})
+    other = opened(f"file:{tmp_path / 'net.pth'}@{name}", images)
+    for made in (one, other):
+        assert made.name == name
+        torch.testing.assert_close(features(made.eval().cpu(), images), features(net, images))
+    with pytest.raises(SettingError, match="which fits best"): opened(f"file:{tmp_path / 'net.pth'}", images)

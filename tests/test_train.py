@@ -13,7 +13,7 @@ import torch
 from filelock import FileLock
 from PIL import Image
 
-from sslnb import core, data, evaluate, methods
+from sslnb import core, data, evaluate, methods, train
 from sslnb.core import SettingError
 from sslnb.methods import METHODS, SupCE
 from sslnb.runs import CorruptFile, Run, cached, load_tensors, save_tensors
@@ -140,25 +140,35 @@ def threads(run):
 
 
 @side_by_side
-def test_several_trainings_run_side_by_side_and_an_odd_one_with_all_threads(two_threads, monkeypatch, tmp_path):
+def test_several_trainings_run_side_by_side_and_an_odd_one_with_all_threads(two_threads, monkeypatch, tmp_path, capsys):
     class Mine(SupCE):
-        def loss(self, views, batch):
-            if self.training: warnings.warn(f"a batch of {len(batch.x)}")
-            return super().loss(views, batch)
+        def loss(self, views, batch): return super().loss(views, batch)
     config = register(monkeypatch, Mine)  # what this process alone knows
-    with pytest.warns(UserWarning, match="a batch of 16"):
-        runs = train_all([replace(config, seed=s) for s in (0, 1, 1, 2)], CPU)
+    runs = train_all([replace(config, seed=s) for s in (0, 1, 1, 2)], CPU)
     assert [threads(run) for run in runs] == ["1 thread"] * 3 + ["2 threads"]
+    assert "4 runs: 3 trained, 1 from the store" in capsys.readouterr().err
+    train_all([replace(config, seed=s) for s in (0, 3, 4)], CPU)
+    assert "3 runs: 2 trained, 1 from the store" in capsys.readouterr().err
     torch.set_num_threads(1)
     alone, = train_all([config], CPU, store=tmp_path / "alone")
     assert all(torch.equal(a[k], b[k]) for a, b in zip(contents(alone)[0], contents(runs[0])[0]) for k in a)
 
 
+class Strange(UserWarning):
+    def __init__(self, one, two): super().__init__(f"{one} and {two}")  # so it cannot be unpickled
+
+
 @side_by_side
-def test_what_is_there_is_not_trained_side_by_side_again(two_threads, capsys):
-    train_all([short(seed=s) for s in (0, 1)], CPU)
-    train_all([short(seed=s) for s in range(4)], CPU)
-    assert "4 runs: 2 trained, 2 from the store" in capsys.readouterr().err
+def test_a_workers_warnings_come_while_it_trains_and_once(two_threads, monkeypatch):
+    class Mine(SupCE):
+        def loss(self, views, batch):
+            warnings.warn(Strange("this", "that"))
+            return super().loss(views, batch)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("default")
+        train_all([replace(register(monkeypatch, Mine), seed=s) for s in (0, 1)], CPU)
+    found = [w for w in told if str(w.message) == "this and that"]
+    assert 1 <= len(found) <= 2 and found[0].filename == __file__  # not one a step
 
 
 @side_by_side
@@ -194,9 +204,16 @@ def test_a_worker_that_dies_is_missed_and_the_same_command_goes_on(two_threads, 
                 os.kill(os.getpid(), signal.SIGKILL)
             return super().loss(views, batch)
     config = register(monkeypatch, Mine)
-    with pytest.raises(RuntimeError, match="was killed, perhaps for want of memory"):
+    with pytest.raises(RuntimeError, match="ended .exit code -9; -9: killed"):
         train_all([replace(config, seed=s) for s in (0, 1)], CPU)
     assert all(run.is_finished for run in train_all([replace(config, seed=s) for s in (0, 1)], CPU))
+
+
+@side_by_side
+def test_an_interrupt_stops_all(two_threads, monkeypatch):
+    monkeypatch.setattr(train, "_heard", lambda *_: exec("raise KeyboardInterrupt"))
+    with pytest.raises(KeyboardInterrupt): train_all([replace(CONFIG, steps=100_000, seed=s) for s in (0, 1)], CPU)
+    assert not multiprocessing.active_children()
 
 
 @side_by_side
