@@ -67,16 +67,8 @@ def step_flops(config: TrainConfig, images: data.Images, side: int) -> float:
     few, more = (_counted(replace(_with_side(config, side, 1), batch_size=n), images[:n]) for n in (8, 16))
     return few + (more - few) / 8 * (config.batch_size - 8)
 
-_known: dict[tuple[str, str], int] = {}  # of steps that were counted: a seed or another experiment asks again
-
 def _counted(config, images) -> int:
-    config = replace(config, precision="fp32", compile="none", seed=0)
-    key = to_json(config), images.fingerprint
-    if key not in _known: _known[key] = _count(config, images)
-    return _known[key]
-
-def _count(config, images) -> int:
-    cpu = torch.device("cpu")
+    cpu, config = torch.device("cpu"), replace(config, precision="fp32", compile="none", seed=0)
     training = Training(resolve(config, cpu, images), cpu)
     with FlopCounterMode(display=False) as counter: training.take_step()
     return counter.get_total_flops()
@@ -289,8 +281,15 @@ def planned(name: str, images: data.Images, budget: float, seed: int = 0) -> Tra
     "The experiment `name` on `images`, with `budget` floating-point operations."
     recipe = EXPERIMENTS[name]
     config = replace(recipe.config, seed=seed, batch_size=min(recipe.config.batch_size, len(images)))
-    costs = {side: step_flops(config, images, side) for _, side in recipe.stages}
+    costs = _costs(config, [side for _, side in recipe.stages], images)
     return in_stages(recipe._replace(config=config), budget, costs.__getitem__)
+
+def _costs(config: TrainConfig, sides: list[int], images: data.Images) -> dict[int, float]:
+    "`step_flops` by side. Remembered: to count them takes seconds, and the notebook asks for a hundred."
+    key = resolve(replace(config, seed=0, precision="fp32"), torch.device("cpu"), images).config
+    found = cached(Training, {"config": to_json(key), "sides": sides},
+                   lambda: {str(side): step_flops(config, images, side) for side in sides})
+    return {int(side): cost for side, cost in found.items()}
 
 def measured(run: Run, seen: data.Images, held: data.Images) -> Found:
     """What `run` learnt from `seen`: accuracy of ten neighbours on the images `held` (`knn_top1`), by the mean of the
