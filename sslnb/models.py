@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -111,19 +111,27 @@ def _with_ghosts(net):
     for m in net.modules():
         if type(m) is nn.BatchNorm2d: m.__class__ = GhostNorm
 
+def _without_norms(net):
+    "In place: no BatchNorm2d is left in `net`, and every convolution has the bias that it spared."
+    for m in list(net.modules()):
+        if isinstance(m, nn.Conv2d): m.bias = nn.Parameter(torch.zeros(m.out_channels))
+        for name, child in m.named_children():
+            if isinstance(child, nn.BatchNorm2d): setattr(m, name, nn.Identity())
+
 # %% ../nbs/lib/07_models.ipynb #varied-3
 @version(1)
 def varied_resnet(width: int, normalize: Normalize, channels: int, side: int, *, blocks: int = 1, stride: int = 2,
-                  squeeze: bool = False, ghosts: bool = False) -> Encoder:
-    """`small_resnet` of `width` with so many `blocks` a stage, a stem of so large a `stride`, and, if asked for,
-    squeeze-excitation and `GhostNorm`."""
+                  squeeze: bool = False, norm: Literal["batch", "ghost", "none"] = "batch") -> Encoder:
+    """`small_resnet` of `width` with so many `blocks` a stage, a stem of so large a `stride`, squeeze-excitation if it
+    is asked for, and another `norm`: `GhostNorm`, or none."""
     net = small_resnet(width, normalize, channels, side)
     net.stem[0].stride = (stride, stride)
     for i, stage in enumerate(net.stages):
         several = [stage, *(_block(width << i, width << i, 1) for _ in range(blocks - 1))]
         if squeeze: several = list(map(_squeezed, several))
         net.stages[i] = nn.Sequential(*several)
-    if ghosts: _with_ghosts(net)
+    if norm == "ghost": _with_ghosts(net)
+    if norm == "none": _without_norms(net)
     return net
 
 def _squeezed(block):
@@ -178,7 +186,8 @@ RELATIVES: dict[str, Callable[..., Any]] = {  # of `small`; not all of them diff
     "small-wide": lambda *about: varied_resnet(48, *about),
     "small-fine": lambda *about: varied_resnet(32, *about, stride=1),
     "small-se": lambda *about: varied_resnet(32, *about, squeeze=True),
-    "small-ghost": lambda *about: varied_resnet(32, *about, ghosts=True),
+    "small-ghost": lambda *about: varied_resnet(32, *about, norm="ghost"),
+    "small-plain": lambda *about: varied_resnet(32, *about, norm="none"),
 }
 ENCODERS: dict[str, Callable[..., Any]] = {
     "tiny": lambda *about: small_resnet(16, *about),

@@ -481,6 +481,7 @@ class Recipe(NamedTuple):
     config: TrainConfig  # of one step
     stages: tuple[tuple[float, int], ...]  # share of what the training may cost, side of its views in pixels
     kept: int = 1  # encoders of the last stage, the last one and others evenly before it
+    warmup: float = 0.02  # share of all steps
 
 _VIEWS = replace(RECIPES["simclr"], grey=0.1)  # 0.1: Ermolov et al. (2021)
 _SMALL = TrainConfig(method="simclr", encoder="small", steps=1, batch_size=256, lr=0.02, optimizer="muon",
@@ -492,12 +493,12 @@ _RESNET18 = TrainConfig(method="simclr", encoder="resnet18", steps=1, batch_size
 TUNED_RECIPES = {"small": Recipe(_SMALL, ((0.6, 20), (0.25, 24), (0.15, 32))),  # by encoder
          "resnet18": Recipe(_RESNET18, ((0.6, 24), (0.4, 32)))}
 
-def in_stages(recipe: Recipe, budget: float, cost: Callable[[int], float], warmup: float = 0.02) -> TrainConfig:
+def in_stages(recipe: Recipe, budget: float, cost: Callable[[int], float]) -> TrainConfig:
     """The configuration of `recipe` with as many steps as `budget` pays for, where one with views of a side costs
-    `cost(side)`: at least one of each stage. `warmup`: share of all steps."""
+    `cost(side)`: at least one of each stage."""
     counts = [max(1, int(share * budget / cost(side))) for share, side in recipe.stages]
     starts = [sum(counts[:i]) for i in range(len(counts))]
     sides = tuple((start, side) for start, (_, side) in zip(starts, recipe.stages))
     steps, kept = sum(counts), min(recipe.kept, counts[-1])
-    return replace(recipe.config, steps=steps, sides=sides, warmup=int(warmup * steps),
+    return replace(recipe.config, steps=steps, sides=sides, warmup=int(recipe.warmup * steps),
                    save_at=tuple(steps - round(counts[-1] / kept * i) for i in range(1, kept)))

@@ -224,12 +224,12 @@ def judged(track: Track, row: dict[str, Any]) -> str:
 
 # %% ../nbs/lib/25_race.ipynb #race-21
 def _but(stages: tuple[tuple[float, int], ...] = (), changed: dict | None = None, views: dict | None = None,
-         kept: int = 1, **changes) -> Recipe:
+         kept: int = 1, warmup: float = 0.02, **changes) -> Recipe:
     "The tuned recipe, but for some changes: of its stages, of the method's options, of its views, of anything else."
-    c, usual, _ = TUNED_RECIPES["small"]
+    c, usual, *_ = TUNED_RECIPES["small"]
     options, augment = c.options | (changed or {}), replace(c.augment or Augment(), **(views or {}))
     given: dict[str, Any] = dict(options=options, augment=augment) | changes
-    return Recipe(replace(c, **given), stages or usual, kept)
+    return Recipe(replace(c, **given), stages or usual, kept, warmup)
 
 _PROJECTED, _SIAMESE = TUNED_RECIPES["small"].config.options, dict(hidden=512, out=512, bottleneck=128)
 EXPERIMENTS = {
@@ -243,6 +243,7 @@ EXPERIMENTS = {
     "half the rate": _but(lr=0.01),
     "twice the rate": _but(lr=0.04),
     "constant rate": _but(schedule="constant"),
+    "no warm-up": _but(warmup=0.0),
     "τ = 0.1": _but(changed=dict(temperature=0.1)),
     "τ = 0.5": _but(changed=dict(temperature=0.5)),
     "no BatchNorm in the projector": _but(changed=dict(normed=False)),
@@ -261,6 +262,7 @@ EXPERIMENTS = {
     "no stride in the stem": _but(encoder="small-fine"),
     "squeeze-excitation": _but(encoder="small-se"),
     "GhostNorm": _but(encoder="small-ghost"),
+    "no BatchNorm in the encoder": _but(encoder="small-plain"),
     "mean of the last stage": _but(kept=8),
     "constant rate, mean of the last stage": _but(kept=8, schedule="constant"),
     "4 views": _but(method="many-views", batch_size=128, options=_PROJECTED | dict(n_views=4)),

@@ -193,8 +193,8 @@ def mlp_decoder():
 @case(models.varied_resnet, models.GhostNorm)
 def relatives_of_small():
     net, x = encoder("small-ghost").train(), images(48).pixels / 255
-    with torch.no_grad(): return [n for made in (net(x), *(encoder(f"small-{name}")(x[:4]) for name in ("fine", "se")))
-                                  for n in summary(made)]
+    others = [encoder(f"small-{name}") for name in ("fine", "se", "plain")]
+    with torch.no_grad(): return [n for made in (net(x), *(other(x[:4]) for other in others)) for n in summary(made)]
 
 
 @case(losses.vicreg, losses.barlow_twins, losses.coding_rate, losses.info_nce)
