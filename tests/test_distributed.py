@@ -177,7 +177,7 @@ def launch(folder, *args):
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     env = os.environ | {"SSLNB_STORE": str(folder / "runs"), "OMP_NUM_THREADS": "1"}
     return subprocess.run([*torchrun, __file__, folder, *args], env=env, capture_output=True, encoding="utf-8",
-                          timeout=120)
+                          timeout=400)
 
 
 @pytest.fixture(scope="module")
