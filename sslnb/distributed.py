@@ -122,7 +122,7 @@ class SyncedBatchNorm(nn.SyncBatchNorm):
 
 # %% ../nbs/lib/11_distributed.ipynb #280650f3
 def synchronised(model: _Model) -> _Model:
-    """`model` with every BatchNorm a `SyncedBatchNorm`, where there are several processes. Weights, names stay.
+    """`model` with every BatchNorm a `SyncedBatchNorm`, where there are several processes. Weights and names stay.
     `SettingError`: a `GhostNorm`, whose groups of images would be others."""
     return _synchronised(model) if world().num_processes > 1 else model
 

@@ -104,7 +104,7 @@ class Fit(NamedTuple):
     shapes: Shapes
 
 def _candidates(side: int, named: str) -> list[tuple[str, int]]:
-    "Architectures that a file may be of, for images of a side; `named`: only these, else no RELATIVES, alike."
+    "Architectures that a file may be of, for images of a side: the one `named`, else all but RELATIVES, look-alikes."
     names = [n for n in ARCHITECTURES if (named in (n, n.split("@")[0]) if named else n not in RELATIVES)]
     return [(n, s) for n in names for s in dict.fromkeys((side, 32))]  # 32: a small stem, and larger images
 

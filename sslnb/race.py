@@ -223,15 +223,15 @@ def judged(track: Track, row: dict[str, Any]) -> str:
             f"{row['knn']:.1%}, the mean of {row['seeds']} seeds")
 
 # %% ../nbs/lib/25_race.ipynb #race-21
-def _but(stages: tuple[tuple[float, int], ...] = (), changed: dict | None = None, views: dict | None = None,
-         kept: int = 1, warmup: float = 0.02, **changes) -> Recipe:
-    "The tuned recipe, but for some changes: of its stages, of the method's options, of its views, of anything else."
-    c, usual, *_ = TUNED_RECIPES["small"]
+def _but(changed: dict | None = None, views: dict | None = None, **changes) -> Recipe:
+    "The tuned recipe, but for some changes: of the method's options, of its views, of fields of `Recipe` or its config."
+    recipe = TUNED_RECIPES["small"]
+    c, own = recipe.config, {k: changes.pop(k) for k in Recipe._fields if k in changes}
     options, augment = c.options | (changed or {}), replace(c.augment or Augment(), **(views or {}))
     given: dict[str, Any] = dict(options=options, augment=augment) | changes
-    return Recipe(replace(c, **given), stages or usual, kept, warmup)
+    return recipe._replace(config=replace(c, **given), **own)
 
-_PROJECTED, _SIAMESE = TUNED_RECIPES["small"].config.options, dict(hidden=512, out=512, bottleneck=128)
+_SIAMESE = dict(hidden=512, out=512, bottleneck=128)
 EXPERIMENTS = {
     "tuned": _but(),
     "32 pixels from the start": _but(stages=((1.0, 32),)),
@@ -265,9 +265,9 @@ EXPERIMENTS = {
     "no BatchNorm in the encoder": _but(encoder="small-plain"),
     "mean of the last stage": _but(kept=8),
     "constant rate, mean of the last stage": _but(kept=8, schedule="constant"),
-    "4 views": _but(method="many-views", batch_size=128, options=_PROJECTED | dict(n_views=4)),
-    "8 small crops": _but(((0.85, 16), (0.15, 32)), method="many-views", batch_size=64,
-                          options=_PROJECTED | dict(n_views=8), views=dict(scale=(0.1, 0.4))),
+    "4 views": _but(method="many-views", batch_size=128, changed=dict(n_views=4)),
+    "8 small crops": _but(stages=((0.85, 16), (0.15, 32)), method="many-views", batch_size=64,
+                          changed=dict(n_views=8), views=dict(scale=(0.1, 0.4))),
     "20 crops of a quarter (EMP-SSL)": _but(method="emp-ssl", batch_size=64, views=dict(scale=(0.25, 0.25)),
                                             options=dict(n_views=20, hidden=512, out=128)),
     "4 views (FastSiam)": _but(method="fastsiam", batch_size=128, options=_SIAMESE | dict(n_views=4)),

@@ -504,8 +504,9 @@ def _places(runs: list[Run]) -> str:
 def train_all(jobs: list[TrainConfig | TrainJob], device: torch.device | None = None, *, store: Path | None = None,
               advice: str = "smaller settings take less", **kwargs) -> list[Run]:
     """The runs of `jobs` (of a configuration: of what it `resolve`s to), from the store, from a shelf, or trained under
-    one progress bar, which says before how many there are of each; on a CPU side by side, one on a thread. `advice`:
-    what is said, beside the time, where that takes more than a minute. Other keywords and errors as for `pretrain`."""
+    one progress bar, which says before how many there are of each; on Linux without a GPU side by side, a thread each.
+    `advice`: what is said, beside the time, where that takes more than a minute. Other keywords and errors as for
+    `pretrain`."""
     device = device or world().device
     resolved = [resolve(job, device) if isinstance(job, TrainConfig) else job for job in jobs]
     runs, first = [Run(job.config, store, job) for job in resolved], resolved[0].config
