@@ -224,7 +224,7 @@ def judged(track: Track, row: dict[str, Any]) -> str:
 
 # %% ../nbs/lib/25_race.ipynb #race-21
 def _but(changed: dict | None = None, views: dict | None = None, **changes) -> Recipe:
-    "The tuned recipe, but for some changes: of the method's options, of its views, of fields of `Recipe` or its config."
+    "The tuned recipe, but for changes: of the method's options, of its views, of fields of `Recipe` or its config."
     recipe = TUNED_RECIPES["small"]
     c, own = recipe.config, {k: changes.pop(k) for k in Recipe._fields if k in changes}
     options, augment = c.options | (changed or {}), replace(c.augment or Augment(), **(views or {}))
