@@ -21,9 +21,11 @@ from torch import Tensor, nn
 
 from .augment import to_float
 from .behaviour import version
-from .core import SettingError, free_memory
+from .core import SettingError, free_memory, reuse_memory
 from .data import Images
 from .vit import PRESETS, vit
+
+reuse_memory()  # of this process, once: networks come by here
 
 # %% ../nbs/lib/07_models.ipynb #e69f8166
 @version(1)
@@ -299,14 +301,20 @@ def _where(model) -> torch.device:
     "Where its weights are; a model may have none."
     return next(chain(model.parameters(), model.buffers()), torch.empty(0)).device
 
+def _few_images(model, images) -> int:
+    "So many that their maps stay in the caches of the CPU's cores."
+    side = getattr(model, "resize", None) or max(images.pixels.shape[-2:])
+    return max(16, min(200, 100 * torch.get_num_threads()) * 32**2 // max(32, side)**2)
+
 @version(1)
 @torch.no_grad()
 def outputs(model: nn.Module, fn: Callable[[Tensor], Tensor], images: Images, size: int | None = None) -> Tensor:
-    """`fn` (float images in [0,1] to N×D) of all `images` (a `data.Images`), `size` at a time (default: 100 on one CPU
-    thread, 200 on several, more on a GPU): N×D, float32, where `model` is if they fit into half of the memory that is
-    free there, else on the CPU. Meanwhile `model` is `frozen`: no image's result depends on its neighbours."""
+    """`fn` (float images in [0,1] to N×D) of all `images` (a `data.Images`), `size` at a time (default: of 32×32 pixels
+    100 on one CPU thread, 200 on several, of larger ones fewer; on a GPU more): N×D, float32, where `model` is if they
+    fit into half of the memory that is free there, else on the CPU. Meanwhile `model` is `frozen`: no image's result
+    depends on its neighbours."""
     device, found, n = _where(model), torch.empty(0), 0
-    size = size or (min(200, 100 * torch.get_num_threads()) if device.type == "cpu"  # what a core's cache holds
+    size = size or (_few_images(model, images) if device.type == "cpu"
                     else max(1, 2**24 // images.pixels[0].numel()))  # fills a GPU
     with frozen(model), autocast(fast_precision(device), device):
         for x in images.pixels.split(size):

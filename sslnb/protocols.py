@@ -480,8 +480,11 @@ class Recipe(NamedTuple):
     "A training that `in_stages` makes as long as can be paid for."
     config: TrainConfig  # of one step
     stages: tuple[tuple[float, int], ...]  # share of what the training may cost, side of its views in pixels
-    kept: int = 1  # encoders of the last stage, the last one and others evenly before it
+    kept: int = 1  # encoders of the last stage, the last one and others evenly before it: their mean is judged
     warmup: float = 0.02  # share of all steps
+    parts: int = 1  # what is read: means over parts×parts parts of the image,
+    mirrored: bool = False  # of its mirror image, too,
+    whitened: bool = False
 
 _VIEWS = replace(RECIPES["simclr"], grey=0.1)  # 0.1: Ermolov et al. (2021)
 _SMALL = TrainConfig(method="simclr", encoder="small", steps=1, batch_size=256, lr=0.02, optimizer="muon",

@@ -119,6 +119,13 @@ def neighbours():
     return [race.neighbour_accuracy(x[:40], y[:40], x[40:], y[40:])]
 
 
+@case(race.Parts, race.Mirrored, race.Whitened)
+def what_is_read():
+    white = race.Whitened(race.Mirrored(race.Parts(encoder(), 2)), images(16))
+    x = models.outputs(white, white, images(16))
+    return summary(x @ x.T)  # the directions' order and signs are nobody's business
+
+
 # Views, images, encoders
 
 @case(augment.augment, augment.rotations)

@@ -1,10 +1,14 @@
 """The race: what an entry is given and what it is not; the command runs both tracks."""
 import json
+from unittest.mock import patch
 
+import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
+from torch import nn
 
-from sslnb import race
+from sslnb import data, models, race
 from sslnb.core import SettingError
 from sslnb.tools.cli import cli
 
@@ -73,6 +77,46 @@ def test_a_gpu_that_is_not_there():
     if race.torch.cuda.is_available(): pytest.skip("there is one")
     with pytest.raises(SettingError, match="for a GPU"):
         race.run_race(race.TRACKS["gpu"], *race.race_sets("shapes", 16), seed=0)
+
+
+def test_whitening_is_that_of_pca():
+    from sklearn.decomposition import PCA
+    images = data.load("shapes").at_most(300)
+    net = models.encoder("tiny", images)
+    white = race.Whitened(net, images)
+    x = models.features(net, images)
+    theirs = PCA(whiten=True, svd_solver="full").fit(x.double().numpy())
+    v = theirs.explained_variance_ * (len(x) - 1) / len(x)
+    wanted = theirs.transform(x.double().numpy()) * np.sqrt(theirs.explained_variance_ / (v + race.FLOOR * v.mean()))
+    found = models.outputs(white, white, images).double().numpy()[:, ::-1]
+    assert np.allclose(np.abs(found), np.abs(wanted), atol=1e-3)
+
+
+def test_parts_are_the_means_over_quarters_and_a_mirror_image_reads_the_same():
+    images = data.load("shapes").at_most(20)
+    net, x = models.encoder("tiny", images).eval(), images.pixels / 255
+    with torch.no_grad():
+        maps, both = net.maps(x)[-1], race.Mirrored(race.Parts(net, 2))
+        quarters = torch.stack([maps[:, :, i:i + 2, j:j + 2].mean((2, 3)) for i in (0, 2) for j in (0, 2)], 2)
+        assert maps.shape[2:] == (4, 4) and torch.allclose(race.Parts(net, 2)(x), quarters.flatten(1), atol=1e-6)
+        assert torch.allclose(race.Parts(net, 1)(x), net(x), atol=1e-6)
+        assert torch.allclose(both(x), both(x.flip(3)), atol=1e-5)
+
+
+def test_whitened_neighbours_do_not_depend_on_how_features_are_mixed():
+    "An invertible mixture of features says the same; by cosine alone its neighbours are others."
+    g = torch.Generator().manual_seed(0)
+    images = data.Images.from_arrays(torch.randint(256, (400, 1, 4, 4), generator=g, dtype=torch.uint8), name="noise")
+    flat = nn.Flatten()
+    mixed = nn.Sequential(flat, nn.Linear(16, 16, bias=False))
+    with torch.no_grad(): mixed[1].weight.copy_(torch.randn(16, 16, generator=g))
+    def neighbours(model):
+        x = torch.nn.functional.normalize(models.outputs(model, model, images))
+        return (x @ x.T).fill_diagonal_(-1).argmax(1)
+    def alike(a, b): return (neighbours(a) == neighbours(b)).float().mean()
+    with patch.object(race, "FLOOR", 1e-9):
+        assert alike(race.Whitened(flat, images), race.Whitened(mixed, images)) > 0.99
+    assert alike(flat, mixed) < 0.5
 
 
 def test_what_is_no_entry(tmp_path):
