@@ -127,12 +127,13 @@ def free_memory(device: "torch.device") -> int:
 
 # %% ../nbs/lib/00_core.ipynb #memory-1
 def reuse_memory():
-    """Where glibc hands out memory (Linux), let it keep up to 512 MiB of what is freed for whoever asks next. By itself
-    it gives a block of 32 MiB or more back at once; the next is new pages, each of which the system clears first."""
+    """Where glibc hands out memory (Linux), let it keep blocks that are freed for whoever asks next, at the end of its
+    heap up to 512 MiB of them. By itself it gives a block of 32 MiB or more back at once; the next is new pages, each
+    of which the system clears first. Nothing is changed where a variable `MALLOC_…_` of yours says how."""
     given = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if given:
-        given(-3, 2**28)  # M_MMAP_THRESHOLD: the size from which a block is pages of its own
-        given(-1, 2**29)  # M_TRIM_THRESHOLD
+    if given is None or any(name.startswith("MALLOC_") for name in os.environ): return
+    # M_MMAP_THRESHOLD is the size from which a block is pages of its own; before glibc 2.35 it is 32 MiB at most
+    if given(-3, 2**28) or given(-3, 2**25): given(-1, 2**29)  # M_TRIM_THRESHOLD
 
 # %% ../nbs/lib/00_core.ipynb #d8dcf486
 def seed_of(*name) -> int:

@@ -302,8 +302,9 @@ def _where(model) -> torch.device:
     return next(chain(model.parameters(), model.buffers()), torch.empty(0)).device
 
 def _few_images(model, images) -> int:
-    "So many that their maps stay in the caches of the CPU's cores."
-    side = getattr(model, "resize", None) or max(images.pixels.shape[-2:])
+    "So many that their maps are small enough for a CPU: the larger the network's images, the fewer."
+    sizes = [getattr(m, "resize", None) for m in model.modules()]  # an encoder may be a part of `model`
+    side = max(filter(None, sizes), default=max(images.pixels.shape[-2:]))
     return max(16, min(200, 100 * torch.get_num_threads()) * 32**2 // max(32, side)**2)
 
 @version(1)

@@ -103,13 +103,16 @@ def _ten_steps(training, within) -> float:
 # %% ../nbs/lib/25_race.ipynb #read-1
 @version(1)
 class Parts(nn.Module):
-    "An `encoder` whose features (N×C·`parts`²) are the means of its last map over `parts`×`parts` parts of the image."
+    """An `encoder` whose features (N×C·`parts`²) are the means of its last map over `parts`×`parts` parts of the image;
+    of positions that are fewer, all. `SettingError`: an encoder without maps, such as a ViT."""
     def __init__(self, encoder: Encoder, parts: int):
         super().__init__()
+        if not hasattr(encoder, "maps"): raise SettingError(f"{encoder.name} has no maps to take parts of")
         self.encoder, self.parts = encoder, parts
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.adaptive_avg_pool2d(self.encoder.maps(x)[-1], self.parts).flatten(1)
+        last = self.encoder.maps(x)[-1]
+        return F.adaptive_avg_pool2d(last, min(self.parts, *last.shape[2:])).flatten(1)
 
 # %% ../nbs/lib/25_race.ipynb #read-1b
 @version(1)
@@ -126,18 +129,19 @@ FLOOR = 0.1
 
 @version(1)
 class Whitened(nn.Module):
-    """A `model` (images to features N×D) followed by the linear map that whitens its features of `images`: mean 0,
-    covariance I, but for FLOOR of their mean that is added to the variances of all directions."""
+    """A `model` (images to features N×D) followed by the linear map that whitens its features of `images` (of 10,000 at
+    most): mean 0, and a variance v in any direction becomes v / (v + FLOOR · the mean variance)."""
     mean: Tensor
     weight: Tensor
     def __init__(self, model: nn.Module, images: data.Images):
         super().__init__()
         self.model = model
-        x = outputs(model, model, images)
-        self.register_buffer("mean", x.mean(0))
-        x -= self.mean  # in place: it may be large
-        variances, directions = torch.linalg.eigh((x.T @ x / len(x)).double())
-        self.register_buffer("weight", (directions * (variances + FLOOR * variances.mean()).rsqrt()).float())
+        x = outputs(model, model, images.at_most(10_000))
+        variances, directions = torch.linalg.eigh(x.T.cov(correction=0).double())
+        stretch = (variances + FLOOR * variances.mean()).clamp_min(1e-12).rsqrt()  # features may all be the same
+        at = next(model.parameters(), x).device
+        self.register_buffer("mean", x.mean(0).to(at))
+        self.register_buffer("weight", (directions * stretch).float().to(at))
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.model(x).float() - self.mean
@@ -157,7 +161,7 @@ def own_entry(encoder: str, images: data.Images, seed: int, seconds: float, devi
     config = replace(recipe.config, seed=seed, batch_size=min(recipe.config.batch_size, len(images)),
                      compile="default" if device.type == "cuda" else "none")
     costs = {side: step_seconds(config, images, side, device, 0.01 * seconds) for _, side in recipe.stages}
-    reading = 0.5 * max(costs.values()) * len(images) / config.batch_size if recipe.whitened else 0
+    reading = 0.5 * max(costs.values()) * min(len(images), 10_000) / config.batch_size if recipe.whitened else 0
     left = 0.96 * (seconds - reading - (time.monotonic() - begun))
     plan = in_stages(recipe._replace(config=config), left, costs.__getitem__)
     print(f"{plan.steps} steps, {plan.sides}; one takes", {side: f"{s:.4f} s" for side, s in costs.items()})
@@ -336,6 +340,7 @@ EXPERIMENTS = {
     "constant rate, mean, 4×4 parts, mirrored, whitened": ENTRIES["small"],
     "whitened features": _but(whitened=True),
     "2×2 parts": _but(parts=2),
+    "4×4 parts": _but(parts=4),
     "mirror images, too": _but(mirrored=True),
     "labels (SupCon)": _but(method="supcon", options=dict(temperature=0.2, hidden=512)),
 }
@@ -361,6 +366,7 @@ def measured(name: str, run: Run, seen: data.Images, held: data.Images) -> Found
     recipe, kept, key = EXPERIMENTS[name], run.config.save_at, {"run": run, "seen": seen, "held": held}
     own = {k: v for k, v in recipe._asdict().items()
            if k in ("parts", "mirrored", "whitened") and v != Recipe._field_defaults[k]}
+    if recipe.whitened: own["floor"] = FLOOR
     def compute() -> dict[str, float]:
         model = read_out(recipe, mean_encoder(run, kept), seen)
         x, x_held = (outputs(model, model, some) for some in (seen, held))

@@ -507,6 +507,7 @@ def train_all(jobs: list[TrainConfig | TrainJob], device: torch.device | None = 
     one progress bar, which says before how many there are of each; on Linux without a GPU side by side, a thread each.
     `advice`: what is said, beside the time, where that takes more than a minute. Other keywords and errors as for
     `pretrain`."""
+    if not jobs: return []
     device = device or world().device
     resolved = [resolve(job, device) if isinstance(job, TrainConfig) else job for job in jobs]
     runs, first = [Run(job.config, store, job) for job in resolved], resolved[0].config
