@@ -84,9 +84,9 @@ def verdict_counts() -> str:
 # %% ../../nbs/tools/06_front.ipynb #7a0c0016
 def contest() -> str:
     "The leaderboard (Markdown)."
-    rows = [[e.track, e.entry, f"{e.knn:.1%}" + (f" ± {e.sd:.1%} ({e.seeds} seeds)" if e.seeds > 1 else ""),
-             f"{e.minutes:g}", e.device] for e in race.leaderboard().itertuples()]
-    return _table(["track", "entry", "accuracy", "minutes", "device"], rows)
+    rows = [[e.track, f"{e.entry}, {e.commit[:7]}",
+             f"{e.knn:.1%}" + (f" ± {e.sd:.1%} ({e.seeds} seeds)" if e.seeds > 1 else ""), f"{e.minutes:g}", e.device] for e in race.leaderboard().itertuples()]
+    return _table(["track", "entry, commit", "accuracy", "minutes", "device"], rows)
 
 # %% ../../nbs/tools/06_front.ipynb #7a0c0012
 MARKS = "<!-- results: make export -->", "<!-- end of results -->"
