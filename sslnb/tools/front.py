@@ -85,7 +85,8 @@ def verdict_counts() -> str:
 def contest() -> str:
     "The leaderboard (Markdown)."
     rows = [[e.track, f"{e.entry}, {e.commit[:7]}",
-             f"{e.knn:.1%}" + (f" ± {e.sd:.1%} ({e.seeds} seeds)" if e.seeds > 1 else ""), f"{e.minutes:g}", e.device] for e in race.leaderboard().itertuples()]
+             f"{e.knn:.1%}" + (f" ± {e.sd:.1%} ({e.seeds} seeds)" if e.seeds > 1 else ""),
+             f"{e.minutes:g}", e.device] for e in race.leaderboard().itertuples()]
     return _table(["track", "entry, commit", "accuracy", "minutes", "device"], rows)
 
 # %% ../../nbs/tools/06_front.ipynb #7a0c0012
