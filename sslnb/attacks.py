@@ -24,7 +24,7 @@ from torch.utils._pytree import tree_leaves
 
 from .augment import to_float
 from .behaviour import version
-from .core import SettingError
+from .core import SettingError, free_memory
 from .data import DataError, Images
 from .evaluate import Classifier
 from .models import autocast, frozen
@@ -436,14 +436,12 @@ class _Weighed(TorchDispatchMode):
 
 # %% ../nbs/lib/18_attacks.ipynb #ac319ebe
 def images_at_once(model: nn.Module, x: Tensor, on_cpu: int, copies: int) -> int:
-    """How many images like the first of `x` (N C H W, on the model's device) `model` takes at once: `on_cpu`; on a GPU
-    so many that `copies` of all their activations fill half of the free memory."""
-    if x.device.type != "cuda": return on_cpu
+    """How many images like the first of `x` (N C H W, on the model's device) `model` takes at once: so many that
+    `copies` of all their activations fill half of the free memory; on a CPU `on_cpu` at most."""
     with frozen(model), torch.enable_grad(), true_float32(x.device), _Weighed() as weighed:
         model(x[:1].detach().requires_grad_())
-    reserved = torch.cuda.memory_reserved(x.device) - torch.cuda.memory_allocated(x.device)  # by torch, and not in use
-    free = torch.cuda.mem_get_info(x.device)[0] + reserved
-    return max(1, free // 2 // (copies * weighed.bytes))
+    fit = max(1, free_memory(x.device) // 2 // (copies * weighed.bytes))
+    return fit if x.device.type == "cuda" else min(on_cpu, fit)
 
 # %% ../nbs/lib/18_attacks.ipynb #1619162e
 class AttackResult(NamedTuple):
@@ -477,8 +475,8 @@ def _predictions(model, x):
 def under_attack(model: nn.Module, images: Images, eps: Sequence[float], attack: Callable,
                  batch_size: int | None = None, **options) -> AttackResult:
     """What `model` answers to `images` under `attack(model, x, y, eps, **options)`, which gives E×N×C×H×W. At most
-    `batch_size` attacked images at once, all ε of an image together (default: 250; on a GPU what its free memory
-    holds); with a `generator` the result does not depend on that. `DataError`: a label that the model does not know."""
+    `batch_size` attacked images at once, all ε of an image together (default: what free memory holds, on a CPU 250 at
+    most); with a `generator` the result does not depend on that. `DataError`: a label that the model does not know."""
     if not isinstance(eps, Sequence) or isinstance(eps, str): raise SettingError(f"eps = {eps}: must be a list")
     if batch_size is not None: check_count("batch_size", batch_size)
     if not len(images): raise DataError(f"{images.name}: no images to attack")

@@ -355,7 +355,15 @@ def test_on_a_gpu_parts_fill_half_of_what_is_free(monkeypatch):
         with torch.device("cuda"): fake = plain_net()
         found = [images_at_once(fake, torch.rand(2, 3, 32, 32, device="cuda"), 250, copies) for copies in (1, 2)]
     assert found[0] == pytest.approx(6 * 10**8 / weighed.bytes, rel=0.1) and abs(found[0] - 2 * found[1]) < 2
-    assert images_at_once(net, x, 250, 2) == 250  # the model is on the CPU, whatever the machine has
+    assert images_at_once(net, x, 250, 2) == 250  # the model is on the CPU, whatever the GPU has
+
+
+def test_on_a_cpu_a_large_network_takes_fewer_images_at_once(monkeypatch):
+    net, x = plain_net(), torch.rand(2, 3, 32, 32)
+    with attacks._Weighed() as weighed, frozen(net): net(x[:1].requires_grad_())
+    for free, fit in ((10**12, 250), (200 * weighed.bytes, 50), (10, 1)):
+        monkeypatch.setattr(attacks, "free_memory", lambda device: free)
+        assert images_at_once(net, x, 250, 2) == pytest.approx(fit, rel=0.1)
 
 
 def test_an_unlabelled_image_is_named(net, test_set):
