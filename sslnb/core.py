@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['ROOT', 'Count', 'Seed', 'Positive', 'NonNegative', 'BelowOne', 'Fraction', 'Probability', 'folder', 'environment',
            'public_name', 'public', 'made_public', 'slug', 'copies_folder', 'reports', 'published', 'shelves',
-           'best_device', 'free_memory', 'reuse_memory', 'seed_of', 'rng', 'uniform', 'SettingError',
-           'checked_dataclass', 'checked', 'keyword_options', 'to_json', 'from_json', 'replacing', 'locked', 'Progress']
+           'best_device', 'free_memory', 'seed_of', 'rng', 'uniform', 'SettingError', 'checked_dataclass', 'checked',
+           'keyword_options', 'to_json', 'from_json', 'replacing', 'locked', 'Progress']
 
 # %% ../nbs/lib/00_core.ipynb #df0c9aeb
-import ctypes, glob, hashlib, inspect, json, os, re, sys, time
+import glob, hashlib, inspect, json, os, re, sys, time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import field
@@ -124,16 +124,6 @@ def free_memory(device: "torch.device") -> int:
     if device.type != "cuda": return psutil.virtual_memory().available
     held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return torch.cuda.mem_get_info(device)[0] + held
-
-# %% ../nbs/lib/00_core.ipynb #memory-1
-def reuse_memory():
-    """Where glibc hands out memory (Linux), let it keep blocks that are freed for whoever asks next, at the end of its
-    heap up to 512 MiB of them. By itself it gives a block of 32 MiB or more back at once; the next is new pages, each
-    of which the system clears first. Nothing is changed where a variable `MALLOC_…_` of yours says how."""
-    given = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if given is None or any(name.startswith("MALLOC_") for name in os.environ): return
-    # M_MMAP_THRESHOLD is the size from which a block is pages of its own; before glibc 2.35 it is 32 MiB at most
-    if given(-3, 2**28) or given(-3, 2**25): given(-1, 2**29)  # M_TRIM_THRESHOLD
 
 # %% ../nbs/lib/00_core.ipynb #d8dcf486
 def seed_of(*name) -> int:

@@ -21,11 +21,9 @@ from torch import Tensor, nn
 
 from .augment import to_float
 from .behaviour import version
-from .core import SettingError, free_memory, reuse_memory
+from .core import SettingError, free_memory
 from .data import Images
 from .vit import PRESETS, vit
-
-reuse_memory()  # of this process, once: networks come by here
 
 # %% ../nbs/lib/07_models.ipynb #e69f8166
 @version(1)
@@ -302,7 +300,7 @@ def _where(model) -> torch.device:
     return next(chain(model.parameters(), model.buffers()), torch.empty(0)).device
 
 def _few_images(model, images) -> int:
-    "So many that their maps are small enough for a CPU: the larger the network's images, the fewer."
+    "So few that a layer's maps stay small: those above 32 MiB are new memory each time, which the system clears first."
     sizes = [getattr(m, "resize", None) for m in model.modules()]  # an encoder may be a part of `model`
     side = max(filter(None, sizes), default=max(images.pixels.shape[-2:]))
     return max(16, min(200, 100 * torch.get_num_threads()) * 32**2 // max(32, side)**2)

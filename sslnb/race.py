@@ -161,8 +161,8 @@ def own_entry(encoder: str, images: data.Images, seed: int, seconds: float, devi
     config = replace(recipe.config, seed=seed, batch_size=min(recipe.config.batch_size, len(images)),
                      compile="default" if device.type == "cuda" else "none")
     costs = {side: step_seconds(config, images, side, device, 0.01 * seconds) for _, side in recipe.stages}
-    reading = 0.5 * max(costs.values()) * min(len(images), 10_000) / config.batch_size if recipe.whitened else 0
-    left = 0.96 * (seconds - reading - (time.monotonic() - begun))
+    whitening = 0.5 * max(costs.values()) * min(len(images), 10_000) / config.batch_size + min(5, 0.1 * seconds)
+    left = 0.96 * (seconds - whitening * recipe.whitened - (time.monotonic() - begun))
     plan = in_stages(recipe._replace(config=config), left, costs.__getitem__)
     print(f"{plan.steps} steps, {plan.sides}; one takes", {side: f"{s:.4f} s" for side, s in costs.items()})
     run = pretrain(plan, images, device=device, save_every=float("inf"))

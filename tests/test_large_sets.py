@@ -1,5 +1,5 @@
 "A set that is larger than memory: its pixels stay in the file, and only what a step looks at is read."
-import ctypes, json, subprocess, sys
+import json
 
 import pytest
 
@@ -74,21 +74,3 @@ def test_thirty_gigabytes_of_images_train_in_two(tmp_path, forked, method, encod
 def test_statistics_and_fingerprint_are_computed_in_pieces(tmp_path, forked):
     found = told(forked(STATISTICS, sparse(tmp_path / "pixels.npy", 2000, 224)))
     assert found["mean"] == [0, 0, 0] and found["pixels"] > 280 and found["added"] < 150
-
-
-FAULTS = """
-import resource, torch
-from sslnb import core
-if not {kept}: core.reuse_memory = lambda: None
-import sslnb.models
-for _ in range(3): torch.zeros(25, 2**20)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(10): torch.zeros(25, 2**20)  # of 100 MiB, as the maps of 50 images of 224 pixels
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-"""
-
-
-@pytest.mark.skipif(sys.platform != "linux" or not hasattr(ctypes.CDLL(None), "mallopt"), reason="it is about glibc")
-def test_memory_that_is_freed_is_not_asked_of_the_system_again():
-    def faults(kept): return int(subprocess.check_output([sys.executable, "-c", FAULTS.format(kept=kept)]))
-    assert faults(kept=True) < 100 < faults(kept=False)

@@ -5,10 +5,11 @@ import pytest
 import torch
 from torch import nn
 
+from sslnb import data
 from sslnb.behaviour import digest_of
 from sslnb.core import SettingError
 from sslnb.data import Images
-from sslnb.models import wrap
+from sslnb.models import outputs, wrap
 from sslnb.train import TrainConfig, load_classifier, load_encoder, pretrain, resolve
 
 CPU = torch.device("cpu")
@@ -60,3 +61,17 @@ def test_other_code_or_settings_with_the_same_weights_are_another_run(images):
     found = [resolve(config(e), CPU, images, e).config for e in encoders]
     assert found[0] != found[1] and found[0] != found[2]
     assert resolve(config(encoders[0]), CPU, images, copy.deepcopy(encoders[0])).config == found[0]
+
+
+def test_of_large_images_few_are_taken_at_once_wherever_the_encoder_is():
+    images, sizes = data.load("shapes").at_most(300), []
+    class Large(nn.Module):
+        def forward(self, x):
+            sizes.append((len(x), x.shape[2]))
+            return x.mean((2, 3))
+    for resize, model in ((None, Large()), (224, Large())):
+        made = wrap(model, images, resize=resize)
+        for one in (made, nn.Sequential(made)):
+            sizes.clear()
+            assert len(outputs(one, one, images)) == 300
+            assert sizes[0] == ((16, 224) if resize else (min(200, 100 * torch.get_num_threads()), 32))
