@@ -27,7 +27,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from . import data
 from .augment import Augment
 from .behaviour import version
-from .core import ROOT, SettingError, checked_dataclass, to_json
+from .core import ROOT, SettingError, checked_dataclass, rng, to_json
 from .evaluate import knn
 from .models import Encoder, features, outputs
 from .protocols import TUNED_RECIPES, Recipe, Settings, in_stages, scales_of
@@ -136,7 +136,8 @@ class Whitened(nn.Module):
     def __init__(self, model: nn.Module, images: data.Images):
         super().__init__()
         self.model = model
-        x = outputs(model, model, images.at_most(10_000))
+        drawn = torch.randperm(len(images), generator=rng("whitening"))[:10_000]  # `at_most` would look at labels
+        x = outputs(model, model, images[drawn.sort().values])
         variances, directions = torch.linalg.eigh(x.T.cov(correction=0).double())
         stretch = (variances + FLOOR * variances.mean()).clamp_min(1e-12).rsqrt()  # features may all be the same
         at = next(model.parameters(), x).device

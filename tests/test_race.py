@@ -146,3 +146,12 @@ def test_the_literature_says_where_each_number_was_read():
     assert set(rows.kind) <= {"linear", "neighbours"} and rows.link.str.startswith("https://").all()
     assert rows.checked.str.match(r"\d{4}-\d\d-\d\d: in |not verified$").all()
     assert not rows.duplicated(["method", "epochs", "views", "kind", "source"]).any()
+
+
+def test_whitening_does_not_look_at_labels():
+    from dataclasses import replace
+    images = data.Images.from_arrays(torch.arange(12_000 * 16, dtype=torch.int32).remainder(251).to(torch.uint8)
+                                     .view(12_000, 1, 4, 4), torch.arange(12_000) % 7, name="many")
+    blind = replace(images, labels=torch.full((12_000,), -1), classes=())
+    flat = nn.Flatten()
+    assert torch.equal(race.Whitened(flat, images).weight, race.Whitened(flat, blind).weight)
