@@ -119,9 +119,9 @@ def neighbours():
     return [race.neighbour_accuracy(x[:40], y[:40], x[40:], y[40:])]
 
 
-@case(race.Parts, race.Mirrored, race.Whitened)
+@case(race.InParts, race.Mirrored, race.Whitened)
 def what_is_read():
-    white = race.Whitened(race.Mirrored(race.Parts(encoder(), 2)), images(16))
+    white = race.Whitened(race.Mirrored(race.InParts(encoder(), 2)), images(16))
     x = models.outputs(white, white, images(16))
     return summary(x @ x.T)  # the directions' order and signs are nobody's business
 
