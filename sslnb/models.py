@@ -301,8 +301,9 @@ def _where(model) -> torch.device:
 
 def _few_images(model, images) -> int:
     "So few that a layer's maps stay small: those above 32 MiB are new memory each time, which the system clears first."
-    sizes = [getattr(m, "resize", None) for m in model.modules()]  # an encoder may be a part of `model`
-    side = max(filter(None, sizes), default=max(images.pixels.shape[-2:]))
+    # an encoder may be a part of `model`; in a network of yours `resize` may be anything
+    sides = [m.resize for m in model.modules() if isinstance(getattr(m, "resize", None), int)]
+    side = max(sides, default=max(images.pixels.shape[-2:]))
     return max(16, min(200, 100 * torch.get_num_threads()) * 32**2 // max(32, side)**2)
 
 @version(1)

@@ -158,6 +158,10 @@ class Strange(UserWarning):
     def __init__(self, one, two): super().__init__(f"{one} and {two}")  # so it cannot be unpickled
 
 
+def test_of_no_jobs_there_are_no_runs():
+    assert train_all([]) == []
+
+
 @side_by_side
 def test_a_workers_warnings_come_while_it_trains_and_once(two_threads, monkeypatch):
     class Mine(SupCE):
