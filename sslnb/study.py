@@ -37,6 +37,7 @@ RANGES = {  # of numbers, and of the entries of lists: the least and the largest
     **dict.fromkeys(["fractions", "tune_fraction"], (1e-9, 1, "a share of the images is above 0 and at most 1")),
     "eps_max": (1e-9, 1, "a share of the pixel range is above 0 and at most 1"),
     "taus": (0, 1, "a history weight is from 0 to 1"),
+    "finalists": (0, 2**31 - 1, "it is a whole number from 0, none, to 2147483647"),
     "drop_rates": (0, 1 - 1e-9, "a dropout probability is at least 0 and below 1"),
     **dict.fromkeys(["epsilons", "decays"], (0, 1e9, "it is from 0 to 1e9"))}
 COUNT, AMOUNT = ((1, 2**31 - 1, "it counts something, and is from 1 to 2147483647"),
