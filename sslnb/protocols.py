@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['ROTNET', 'TRANSFER', 'SUPERVISED_AT', 'OTHER_SETS', 'TASKS', 'DEEPCLUSTER', 'DIGIT_VIEWS', 'COMPANIONS', 'MAE_SCALES',
            'MAE_VIEWS', 'MAE_READINGS', 'SIMCLIC', 'PERTURBATIONS', 'GEOMETRY', 'RIVALS', 'TUNED_RECIPES', 'Settings',
-           'scales_of', 'RotNetSettings', 'kept_steps', 'pretraining', 'few_label_training', 'counterpart', 'task_set',
-           'larger_set', 'DeepClusterSettings', 'digit_set', 'alexnet_training', 'lars_training', 'MAESettings',
-           'mae_recipes', 'contrast_training', 'masked_training', 'SimCLICSettings', 'siamese_training',
+           'scales_of', 'RotNetSettings', 'at_scale', 'kept_steps', 'pretraining', 'few_label_training', 'counterpart',
+           'task_set', 'larger_set', 'DeepClusterSettings', 'digit_set', 'alexnet_training', 'lars_training',
+           'MAESettings', 'mae_recipes', 'contrast_training', 'masked_training', 'SimCLICSettings', 'siamese_training',
            'GeometrySettings', 'five_way_tasks', 'rival_training', 'Recipe', 'in_stages']
 
 # %% ../nbs/lib/20_protocols.ipynb #709cfdfe
@@ -102,6 +102,15 @@ ROTNET = scales_of(
                tuned_rates=[0.0125, 0.05, 0.2, 0.8], tuned_budget=1e15, attack_images=10_000, task_images=2500,
                strong_images=1000, queries=5000))
 TRANSFER = ROTNET | {"paper": replace(ROTNET["paper"], batch_sizes=[32, 64, 128, 256])}  # §4.4's
+
+# %% ../nbs/lib/20_protocols.ipynb #at-scale
+def at_scale(scales: dict[str, _Kind], scale: str, dataset: str) -> _Kind:
+    """What `scales` have at `scale` for `dataset`. At `hours` drawn sets, which are small and stand in for photographs
+    where there are none, have the first three seeds, and the tuned recipe a third of its budget."""
+    usual = scales[scale]
+    if scale != "hours" or dataset not in data.DRAWN: return usual
+    less = replace(usual, seeds=usual.seeds[:3])
+    return replace(less, tuned_budget=less.tuned_budget / 3) if isinstance(less, RotNetSettings) else less
 
 # %% ../nbs/lib/20_protocols.ipynb #pretraining
 SUPERVISED_AT = 2000  # the step at which §4.4 judges the supervised encoder

@@ -23,8 +23,8 @@ from torch import Tensor
 
 from . import evaluate, report, verdicts
 from .core import ROOT, SettingError, checked, copies_folder, made_public, replacing
-from .data import DRAWN, DataError, Images, is_there, load, own_side, tested_on
-from .protocols import COMPANIONS
+from .data import DataError, Images, is_there, load, own_side, tested_on
+from .protocols import COMPANIONS, at_scale
 from .runs import Run
 from .studies import declared, usual_scale, usual_set
 from .train import TrainConfig, TrainJob, train_all
@@ -78,12 +78,6 @@ def _complaints(name: str, value) -> list[str]:
     return list(dict.fromkeys(found))
 
 # %% ../nbs/lib/24_study.ipynb #5d1c0b01
-def _usual(scales: dict[str, Any], given: dict) -> Any:
-    """The settings of a scale. At `hours` drawn images have the first three seeds: they stand in for photographs where
-    there are none, and take a quarter less."""
-    usual, few = scales[given["scale"]], given["scale"] == "hours" and given["dataset"] in DRAWN
-    return replace(usual, seeds=usual.seeds[:3]) if few else usual
-
 def parameters(namespace: dict, scales: dict[str, Any]) -> Any:
     """The settings of this run: those of its `scale`, with the notebook's parameters (from its `globals()`) that are
     not None. A set and a scale of None are the usual ones (`studies.usual_set`, `usual_scale`). Records are this
@@ -99,7 +93,8 @@ def parameters(namespace: dict, scales: dict[str, Any]) -> Any:
     given["scale"] = given["scale"] or usual_scale(given["dataset"])
     if given["scale"] not in scales:
         raise SettingError(f"scale = {given['scale']!r}: choose one of {', '.join(scales)}")
-    usual, given = _usual(scales, given), {k: v for k, v in given.items() if v is not None}
+    usual = at_scale(scales, given["scale"], given["dataset"])
+    given = {k: v for k, v in given.items() if v is not None}
     wrong = [c for k, v in given.items() for c in _complaints(k, v)]
     if wrong: raise SettingError("\n".join(wrong))
     report.begin_run({k: v for k, v in given.items() if k not in ("scale", "dataset") and v != getattr(usual, k)})
