@@ -359,7 +359,8 @@ def begin(name: str, namespace: dict, scales: dict[str, Any]) -> Study:
     return s
 
 # %% ../nbs/lib/24_study.ipynb #9a4b7387
-COSTLY = ("encoder", "simclr_encoder", "vits", "size", "images", "labelled_images", "steps", "epochs", "budget")
+COSTLY = ("encoder", "smaller_encoder", "simclr_encoder", "vits", "size", "images", "labelled_images", "steps",
+          "epochs", "budget")
 
 def _given_up(s: Study, scales: dict[str, Any]) -> str:
     "Of the parameters that make a study long, those that this run has not from the paper, in a sentence."
@@ -380,16 +381,19 @@ def scale_table(s: Study, scales: dict[str, Any]) -> pd.DataFrame:
     return pd.DataFrame(columns).loc[[k for k in s.given if k not in ("scale", "dataset")]].astype(str)
 
 # %% ../nbs/lib/24_study.ipynb #5d1c0b0a
-def label_free_table(accuracy: pd.DataFrame, free: pd.DataFrame, who: list[str]) -> pd.DataFrame:
+def label_free_table(accuracy: pd.DataFrame, free: pd.DataFrame, who: list[str], within: str = "") -> pd.DataFrame:
     """Records of an `accuracy` and, beside them, those of measures without labels (`free`) of the same encoders: mean ±
     standard deviation over the seeds, a row for each combination of the columns `who`. In the last row ρ, the rank
-    correlation of accuracy and what each measure promises (`evaluate.PROMISE`), over all encoders."""
+    correlation of accuracy and what each measure promises (`evaluate.PROMISE`), over all encoders, once each; with
+    several test sets, which differ in both, a row for each value of the column `within`."""
     both = pd.concat([accuracy.assign(metric="accuracy"), free])
     each = both.pivot_table(index=[*who, "seed"], columns="metric", values="value")
     each = each.dropna(subset=["accuracy", "rankme"])
     long = each.stack().rename("value").reset_index()
     table = report.mean_sd(long, who, "metric")[["accuracy", *evaluate.PROMISE]]
-    rho = [f"{f(each[m]).corr(each.accuracy, method='spearman'):+.2f}" for m, f in evaluate.PROMISE.items()]
-    last = ("ρ with the accuracy", *[""] * (len(who) - 1))
-    table.loc[last if len(who) > 1 else last[0], :] = ["", *rho]
+    for name, part in each.groupby(level=within, sort=False) if within else [("", each)]:
+        once = part.drop_duplicates(["accuracy", *evaluate.PROMISE])  # one encoder may stand in two rows
+        rho = [f"{f(once[m]).corr(once.accuracy, method='spearman'):+.2f}" for m, f in evaluate.PROMISE.items()]
+        last = ("ρ with the accuracy" + f", {name}" * bool(within), *[""] * (len(who) - 1))
+        table.loc[last if len(who) > 1 else last[0], :] = ["", *rho]
     return table
