@@ -1,6 +1,6 @@
 "The rules that decide the claims: each on made-up records, and all of them on the committed ones."
-import fnmatch
 import csv
+import fnmatch
 import json
 import math
 import subprocess
