@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from bs4 import BeautifulSoup
 
 from sslnb import report, verdicts
 from sslnb.core import SettingError
@@ -285,6 +286,26 @@ def test_committed_margins_follow_the_rules_and_miss_no_part(committed):
             f"{row.item} {row.setting}: its rule has changed since the margins were recorded. Make them again, or say "
             "why in the column `why`")
     assert not verdicts.verdicts(list(CLAIMS.index)).margin.str.contains("not there").any()
+
+
+def shown_verdicts(path) -> pd.DataFrame | None:
+    "Claim, margin, evidence in the table of verdicts among a notebook's outputs."
+    outputs = [o for c in json.loads(path.read_text("utf-8"))["cells"] for o in c.get("outputs", [])]
+    for html in ("".join(o.get("data", {}).get("text/html", "")) for o in reversed(outputs)):
+        table = BeautifulSoup(html, "html.parser")
+        names = [th.get_text() for th in table.select("thead tr:first-child th")]
+        if not {"margin", "evidence", "verdict"} <= {*names}: continue
+        rows = [[td.get_text() for td in tr.select("th, td")] for tr in table.select("tbody tr")]
+        return pd.DataFrame(rows, columns=["claim", *names[1:]])[["claim", "margin", "evidence", "verdict"]]
+    return None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", sorted((ROOT / "nbs").glob("0[1-9]_*.ipynb")), ids=lambda p: p.name)
+def test_verdicts_that_a_notebook_shows_are_those_on_record(committed, path):
+    shown = shown_verdicts(path)
+    found = verdicts.verdicts(list(dict.fromkeys(shown.claim)), "cifar10", "hours")
+    pd.testing.assert_frame_equal(found.reset_index()[list(shown)].astype(str), shown, check_like=True)
 
 
 @pytest.mark.slow
