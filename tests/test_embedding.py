@@ -142,7 +142,7 @@ def test_umap_begins_where_tsne_does_and_nothing_in_it_is_random(x, y, monkeypat
 
 def test_umap_says_what_to_install(x, monkeypatch):
     monkeypatch.setitem(sys.modules, "umap", None)
-    with pytest.raises(SettingError, match=re.escape("pip install sslnb[umap]")): embedding.map_2d(x, how="umap")
+    with pytest.raises(SettingError, match=re.escape("pip install -e '.[umap]'")): embedding.map_2d(x, how="umap")
 
 
 @pytest.mark.parametrize("call, name", [(lambda e, f: overlap(e, f, 5), "y"), (procrustes, "y"), (cka, "y"),

