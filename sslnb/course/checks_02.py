@@ -42,12 +42,15 @@ def check_02_2(answer) -> str | None:
     """a function tasks(pretraining, tuning, baseline) of three times in seconds: the smallest whole number of tasks for
     which one pretraining and a fine-tuning for each task take less time than a baseline for each; `math.inf` where
     there is none"""
-    for a, b, c in ((100, 2, 11), (22.2, 0.1, 1.2), (5, 1, 9), (10, 5, 4)):
+    for a, b, c in ((100, 2, 11), (22.2, 0.1, 1.2), (5, 1, 9), (10, 1, 2), (10, 5, 4)):
         given, right = answer(a, b, c), math.floor(a / (c - b)) + 1 if c > b else math.inf
         if given == right: continue
         if right == math.inf:
             return f"Fine-tuning takes {b} s and the baseline {c} s: how should many tasks ever pay for pretraining?"
-        if agree(given, a / (c - b)): return "Tasks are whole: after that many and a bit, how many does it take?"
+        if agree(given, k := a / (c - b)):
+            if k % 1: return "Tasks are whole: after that many and a bit, how many does it take?"
+            return (f"Pretraining {a} s, fine-tuning {b} s, baseline {c} s: with {given} tasks both sums are equal. "
+                    "How many does it take for less?")
         if agree(given, math.floor(a / c) + 1) or agree(given, a / c):
             return "Every task needs a fine-tuning of its own: count that, too."
         return (f"Pretraining {a} s, fine-tuning {b} s, baseline {c} s: it is not {given}. Write down both sums for K "

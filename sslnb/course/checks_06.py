@@ -35,12 +35,20 @@ def check_06_1(answer) -> str | None:
     if answer["beats"] not in (None, *PAINTERS): return '`beats` is "nothing", "image", "patch" or None.'
     if answer["beats"] != right: return "To beat a painter is to have a smaller error. Put your four numbers in order."
 
+# %% ../../nbs/course/06_mae.ipynb #one-machine
+def _one_machine(seconds: dict[float, float]) -> bool:
+    """Can these seconds, by mask ratio, be those of one machine? With more hidden an update takes at most as long (a
+    tenth is noise), with k times as many patches shown at most k² times as long (attention compares all pairs)."""
+    ratios = sorted(seconds)
+    return all(seconds[b] <= 1.1 * seconds[a] and seconds[a] <= ((1 - a) / (1 - b)) ** 2 * seconds[b]
+               for a, b in zip(ratios, ratios[1:]))
+
 # %% ../../nbs/course/06_mae.ipynb #8ed37e9c
 def check_06_2(answer) -> str | None:
     """`dict(measured={0.25: dict(loss=…, seconds=…, top1=…), 0.75: …, 0.9: …}, fastest=…, best=…, why=…)`: for each
-    mask ratio the last loss, the seconds of training and the accuracy of the probe; the ratio of the fastest
-    training and of the best probe; and why the loss is lowest where it is: "better features", "easier question" or
-    "more updates"."""
+    mask ratio the last loss, the seconds of an update (of all three on one machine, by `train.update_seconds`) and
+    the accuracy of the probe; the ratio of the fastest training and of the best probe; and why the loss is lowest
+    where it is: "better features", "easier question" or "more updates"."""
     if hint := entries_hint(answer, "measured", "fastest", "best", "why"): return hint
     if hint := entries_hint(answer["measured"], 0.25, 0.75, 0.9): return hint
     measured = {r: answer["measured"][r] for r in (0.25, 0.75, 0.9)}
@@ -52,9 +60,10 @@ def check_06_2(answer) -> str | None:
     if few["loss"] >= many["loss"]:
         return ("A quarter hidden is easier to paint than nine tenths. Is each loss that on the *hidden* patches, "
                 "after as many steps?")
-    if few["seconds"] <= many["seconds"]:
-        return ("With a quarter hidden the encoder has many times as many patches to read. Time the trainings one "
-                "after the other.")
+    if not _one_machine({r: values["seconds"] for r, values in measured.items()}):
+        return ("The more is hidden, the fewer patches the encoder reads: the seconds should fall, and not a "
+                "hundredfold. Do yours come from different machines? Measure all three on yours with "
+                "`train.update_seconds`.")
     if few["top1"] == measured[0.75]["top1"] == many["top1"]:
         return "Three trainings hardly ever give the same accuracy. Are these measured?"
     if answer["fastest"] != min(measured, key=lambda r: measured[r]["seconds"]):

@@ -25,9 +25,12 @@ def check_10_1(answer) -> str | None:
 
 # %% ../../nbs/course/10_claims.ipynb #cbc51b56
 def check_10_2(answer) -> str | None:
-    "a whole number of seeds"
+    """a whole number: the least number of seeds with which a two-sided t-test at 5 % finds a margin of the size of one
+    spread with a probability of 80 %"""
     if answer == 10: return None
-    if answer == 8: return "That is the normal approximation, (1.96 + 0.84)² = 7.8; Student's t needs a few more."
+    if answer == 8:
+        return ("That is the normal approximation, (1.96 + 0.84)² = 7.8, or a one-sided test. A two-sided test with "
+                "Student's t needs a few more.")
     if answer < 10:
         return "A true margin of one spread is then found in less than 80 % of the cases: ask verdicts.seeds_for(1, 1)."
     return "Fewer are enough: ask verdicts.seeds_for for an effect of one spread."
