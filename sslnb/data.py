@@ -8,13 +8,13 @@ __all__ = ['ARCHIVES', 'PART_OF', 'CIFAR100_20C', 'VOC', 'LISTED', 'DRAWN', 'Dat
 
 # %% ../nbs/lib/03_data.ipynb #916f7c29
 import contextlib, hashlib, json, os, pickle, shutil, tempfile, time, warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from importlib.metadata import distribution
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, SupportsIndex
 from xml.etree import ElementTree
 
 import numpy as np
@@ -192,7 +192,8 @@ def stratified(labels: Tensor, n: int, seed: int) -> Tensor:
 @patch
 def sample(self: Images, n: int, seed: int) -> Images:
     "`n` images drawn at random, every class with its share; `DataError` if there are not so many."
-    if not 1 <= n <= len(self): raise DataError(f"cannot draw {n} of the {len(self)} images of {self.name}")
+    if not (isinstance(n, SupportsIndex) and 1 <= n <= len(self)):
+        raise DataError(f"cannot draw {n} of the {len(self)} images of {self.name}")
     return self[stratified(self.labels.cpu(), n, seed)]
 
 # %% ../nbs/lib/03_data.ipynb #6128cbe2
@@ -432,6 +433,11 @@ def _archive(name: str, split: str, root: Path, download: bool) -> tuple[str, Ca
     return stamp, partial(_mnist if name == "mnist" else _published, name, split, root)
 
 # %% ../nbs/lib/03_data.ipynb #1a845fb7
+_UNPACKED = "`make data` unpacks it where its pack is at hand"
+_WAYS = {"cars": "data/README.md says how to lay it out, for it cannot be downloaded any more", "caltech101": _UNPACKED,
+         "imagenet100": "data/README.md says how to lay it out, for it cannot be downloaded",
+         "tiny-imagenet-20c": _UNPACKED}
+
 def _download(name: str, root: Path, maker: Callable, sub: str, asked=((),)):
     "Fetch a set, whole or not at all, with torchvision's `maker(folder, *args)` for each `args` in `asked`."
     part = root / f".{name}.part"
@@ -446,7 +452,9 @@ def _download(name: str, root: Path, maker: Callable, sub: str, asked=((),)):
                 (root / sub).parent.mkdir(parents=True, exist_ok=True)
                 (part / sub).rename(root / sub)
             finally: shutil.rmtree(part, ignore_errors=True)
-    except Exception as err: raise DataError(f"{name} could not be downloaded to {root}: {err}") from err
+    except Exception as err:
+        how = f"; {_WAYS[name]}" if name in _WAYS else ""
+        raise DataError(f"{name} could not be downloaded to {root}: {err}{how}") from err
 
 # %% ../nbs/lib/03_data.ipynb #f41fc035
 def _published(name: str, split: str, root: Path) -> _Content:
@@ -454,7 +462,8 @@ def _published(name: str, split: str, root: Path) -> _Content:
     maker, sub = ARCHIVES[name]
     try: data = maker(root, split=split) if name == "stl10" else maker(root, train=split == "train")
     except Exception as err:
-        raise DataError(f"{root / sub}: damaged ({err}); delete it, then load(..., download=True)") from err
+        raise DataError(f"{root / sub}: damaged ({err}); delete it, then `sslnb data get {name}` or load(..., "
+                        "download=True)") from err
     if name == "stl10": return _arrays(data.data.transpose(0, 2, 3, 1), data.labels, data.classes)
     order = np.lexsort((_file_names(data), data.targets))
     return _arrays(data.data[order], np.array(data.targets)[order], data.classes)
@@ -574,8 +583,10 @@ def _drawn_for_training(labels: np.ndarray, n: int) -> np.ndarray:
 
 def _way(name: str) -> str:
     "How to come by a published set."
-    if name == "cars": return "data/README.md says how to lay it out, for it cannot be downloaded any more"
-    return f"load({name!r}, download=True) downloads it"
+    known = [_WAYS[name]] if name in _WAYS else []
+    if name in ARCHIVES | LISTED | PART_OF and name != "cars":
+        known.append(f"`sslnb data get {name}` or load({name!r}, download=True) downloads it")
+    return "; ".join(known)
 
 # %% ../nbs/lib/03_data.ipynb #5d2d3297
 def _listed(name: str, split: str, root: Path, download: bool) -> tuple[str, Callable[[], _Content]]:
@@ -845,10 +856,11 @@ def _missing(name: str, root: Path) -> DataError:
     layout = root / name / "<split>" / "<class>" / "<file>"
     part = "; cifar100-20c is the name of the set of 20 of its classes" if name == "cifar100" else ""
     if name in LISTED: return DataError(f"{name} is not there: no {root / _FOLDERS[name]}; {_way(name)}")
+    if name in _WAYS: return DataError(f"{name} is not there: no {layout}; {_way(name)}")
     if name in ARCHIVES or name in PART_OF:
         of = PART_OF.get(name, name)
-        return DataError(f"{name} is not there: no {layout}, no {root / _FOLDERS[of]}. `make data` unpacks it "
-                         f"where its pack is at hand; {_way(name)}{f', with all of {of}' * (name in PART_OF)}{part}")
+        return DataError(f"{name} is not there: no {layout}, no {root / _FOLDERS[of]}. "
+                         f"{_UNPACKED}; {_way(name)}{f', with all of {of}' * (name in PART_OF)}{part}")
     known, there = ", ".join((*DRAWN, "digits", *_FOLDERS, *PART_OF)), ", ".join(_trees(root)) or "nothing"
     return DataError(f"no set called {name!r}, and no {layout}. Known: {known}; under {root}: {there}; "
                      f"any other folder: folder:PATH")
@@ -903,6 +915,7 @@ def tested_on(name: str) -> str | None:
 def _choose(images: Images, ids: list[int], wanted: Sequence[int]) -> Images:
     "The images of the classes with the official ids `wanted`, labelled 0, 1, … in that order."
     if images.labels.ndim > 1: raise DataError(f"{images.name}: no classes= where images show several at once")
+    if not isinstance(wanted, Iterable): raise DataError(f"classes={wanted!r}: give a list of ids, such as [{ids[0]}]")
     absent = [c for c in wanted if c not in ids]
     if absent or not wanted or len(set(wanted)) < len(wanted):
         raise DataError(f"{images.name}: classes={list(wanted)}: give each class once, by its id, from {ids}")
@@ -940,9 +953,11 @@ def load(name: str, split: str = "train", root: str | Path | None = None, size: 
     that is not there.
     The decoded set is kept in `cache_folder`. `DataError`: anything missing or damaged.
     """
+    if not isinstance(name, str): raise DataError(f"{name!r} names no set: give a text, such as 'shapes'")
     root, size = _data_root(root), own_side(name) if size is None else size
     if size is None and name in LISTED: size = LISTED[name].size
-    if size is not None and size < 1: raise DataError(f"size={size}: a number of pixels, 1 or more")
+    if size is not None and not (isinstance(size, SupportsIndex) and size >= 1):
+        raise DataError(f"size={size!r}: a whole number of pixels, 1 or more")
     if name in DRAWN and size == shapes.DOMAINS[name].size: size = None  # as they are drawn
     stamp, content = _find(name, split, root, size, download)
     title = public_name(name)

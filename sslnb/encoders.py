@@ -50,7 +50,9 @@ def _pickled(path):
     except pickle.UnpicklingError:
         raise SettingError(f"{path} was not opened: it is damaged, or holds more than tensors and could run code. If "
                            "you trust it, save its weights alone: torch.save(model.state_dict(), …)") from None
-    except Exception as err: raise SettingError(f"{path} is no file of weights: {err}") from err
+    except Exception as err:  # some say nothing, or a number
+        raise SettingError(f"{path} is no file of weights: it is empty, cut off or not written by torch.save "
+                           f"({err!r})") from err
     if not isinstance(found, dict): raise SettingError(f"{path} holds a {type(found).__name__}, not a state dict")
     info = found.get("info")
     return found, info if isinstance(info, dict) else {}
@@ -160,6 +162,8 @@ def from_state(state: dict[str, Tensor], images: Images, what: str = "the state"
     `named`: its architecture, where that is known. `info`: what an exported file says of itself. Normalised as the file
     says, else by ImageNet's mean and deviation. `SettingError`: it fits none."""
     info = info or {}
+    if named and (own := info.get("encoder")) in ARCHITECTURES and named not in (own, own.split("@")[0]):
+        raise SettingError(f"{what} says that it is a {own}, not a {named}: leave out @{named}")
     channels = info.get("channels") or _channels(state)
     known = ([(info["encoder"], info["side"])] if info.get("encoder") in ARCHITECTURES
              else _candidates(min(images.pixels.shape[-2:]), named))
@@ -180,7 +184,7 @@ def run_called(name: str) -> Run:
     found = {p.parent for place in places for p in place.glob("*/provenance.json") if p.parent.name.startswith(name)}
     hashes = sorted({p.name for p in found})
     if len(hashes) != 1: raise SettingError(f"{len(hashes)} finished runs have a hash that begins with {name!r}"
-                                            f"{': ' * bool(hashes)}{', '.join(hashes)}; `sslnb store` lists them")
+                                            f"{': ' * bool(hashes)}{_few(hashes)}; `sslnb store` lists them")
     (text, *_) = [noted(p / "config.json").read_text("utf-8") for p in found]
     return Run(from_json(TrainConfig, text))
 
@@ -262,8 +266,13 @@ def _python(spec, images) -> Encoder | Wrapped:
     except (ImportError, AttributeError, ValueError) as err:
         raise SettingError(f"python:{spec}: {err}; write python:module:function, of a module that is installed or in "
                            "this folder") from err
+    except Exception as err: raise SettingError(f"python:{spec}: {module} fails: {type(err).__name__}: {err}") from err
     finally: sys.path.remove(here)
-    net, channels = make(), images.pixels.shape[1]
+    try: net = make()
+    except SettingError: raise
+    except Exception as err:  # whatever somebody's function says
+        raise SettingError(f"python:{spec}, called without arguments, fails: {type(err).__name__}: {err}") from err
+    channels = images.pixels.shape[1]
     if all(hasattr(net, part) for part in ("layers", "dim", "normalize")): return net
     return _wrapped(net, Normalize(torch.zeros(channels), torch.ones(channels)), f"python:{spec}", images)
 

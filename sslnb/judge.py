@@ -268,6 +268,7 @@ def panel(encoder: Judged, train: Images, test: Images, *, name: str | None = No
     untrained network, too. Every result is kept by the weights, images and settings. `SettingError`: an unknown part,
     features that are none; `DataError`: no one label an image, other classes."""
     name = name or encoder.name
+    if isinstance(parts, str): raise SettingError(f"parts = {parts!r}: give a list of parts, not a text")
     _check(encoder, name, train, test, others, parts := tuple(parts))
     judged = {name: encoder} | (_known_lines(name, encoder, train, seed) if lines else {})
     subjects = {k: Subject(e, train, test, others, seed) for k, e in judged.items()}
@@ -285,8 +286,9 @@ def _known_lines(name, encoder, train, seed) -> dict[str, Judged]:
     return found
 
 def _check(encoder, name, train, test, others, parts):
-    unknown = ", ".join(set(parts) - set(PARTS))
-    if unknown or not parts: raise SettingError(f"no part {unknown or 'is given'}; there are: {', '.join(PARTS)}")
+    unknown = [p for p in parts if p not in PARTS]
+    if unknown or not parts:
+        raise SettingError(f"no part {', '.join(map(str, unknown)) or 'is given'}; there are: {', '.join(PARTS)}")
     for fit, judged in filter(None, [(train, test), others]):
         check_classes(fit, judged)
         check_encoder(encoder, name, fit)

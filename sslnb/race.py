@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['TRACKS', 'NEIGHBOURS', 'ENTRIES', 'RIDGE', 'LEADERBOARD', 'EXPERIMENTS', 'FEW', 'SPEED', 'Track', 'race_sets',
            'neighbour_accuracy', 'step_flops', 'step_seconds', 'InParts', 'Mirrored', 'Whitened', 'read_out',
-           'own_entry', 'find_entry', 'contestant', 'run_race', 'leaderboard', 'literature', 'board_row', 'board_line',
-           'judged', 'planned', 'measured', 'SpeedSettings']
+           'own_entry', 'find_entry', 'check_track', 'contestant', 'run_race', 'leaderboard', 'literature', 'board_row',
+           'board_line', 'judged', 'planned', 'measured', 'SpeedSettings']
 
 # %% ../nbs/lib/25_race.ipynb #race-2
 import importlib.util, json, os, shutil, subprocess, sys, tempfile, time
@@ -181,6 +181,12 @@ def find_entry(spec: str) -> Callable[..., nn.Module]:
     if not hasattr(module, "train"): raise SettingError(f"{spec} has no function train(images, seed, seconds, device)")
     return module.train
 
+def check_track(track: Track):
+    "`SettingError`: its entry is not there, or it wants a GPU where there is none. Nothing of a file is run."
+    _check_entry(track.entry)
+    if track.device == "cuda" and not torch.cuda.is_available():
+        raise SettingError("this track is for a GPU, and there is none here: device cpu tries it out")
+
 def _check_entry(spec: str):
     "Stop at what is neither; nothing of a file is run."
     if spec not in ENTRIES and not Path(spec).is_file():
@@ -230,9 +236,7 @@ def run_race(track: Track, train: data.Images, test: data.Images, seed: int,
     """One race of the track's entry on the images `train`, judged on `test`: its `seconds` and `knn` (accuracy of ten
     neighbours). `keep`: a file for the encoder's weights. `SettingError`: the entry is not there, failed, or wants a
     GPU where there is none."""
-    _check_entry(track.entry)
-    if track.device == "cuda" and not torch.cuda.is_available():
-        raise SettingError("this track is for a GPU, and there is none here: device cpu tries it out")
+    check_track(track)
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         np.save(place / "train.npy", train.pixels.numpy())

@@ -8,7 +8,7 @@ __all__ = ['RANGES', 'COUNT', 'AMOUNT', 'LENGTHS', 'MAY_BE_EMPTY', 'FEWEST', 'CO
            'Study', 'begin', 'scale_table', 'label_free_table']
 
 # %% ../nbs/lib/24_study.ipynb #4df0fb24
-import ast, json, os
+import ast, json, os, warnings
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, replace
@@ -26,7 +26,7 @@ from .core import ROOT, SettingError, checked, copies_folder, made_public, repla
 from .data import DataError, Images, is_there, load, own_side, tested_on
 from .protocols import COMPANIONS, at_scale
 from .runs import Run
-from .studies import declared, usual_scale, usual_set
+from .studies import declared, lost_folders, usual_scale, usual_set
 from .train import TrainConfig, TrainJob, train_all
 
 # %% ../nbs/lib/24_study.ipynb #3180d2f0
@@ -350,6 +350,7 @@ def begin(name: str, namespace: dict, scales: dict[str, Any]) -> Study:
     """The study of the notebook `name` with the `parameters` in its `globals()`. There, too, `dataset` and `scale` have
     their values from now on. Sets the `style` of its figures."""
     style()
+    for text in lost_folders(): warnings.warn(text)
     pd.set_option("display.max_colwidth", None)
     s = Study(name, parameters(namespace, scales), list(_hints(namespace)), scales)
     if told := _about_usual(s, namespace): s.say(told)

@@ -543,6 +543,7 @@ def pretrain(config: TrainConfig, images: data.Images | None = None, *, start: m
 # %% ../nbs/lib/15_train.ipynb #d6511506
 def _state(run, step, part) -> dict[str, Tensor]:
     "The tensors whose names begin with `part`, as they were after `step` steps."
+    if not isinstance(run, Run): raise SettingError(f"{run!r} is no run: give what `pretrain` or `run_called` gives")
     step = run.config.steps if step is None else step
     if step not in run.config.save_at: raise SettingError(f"{run} kept steps {run.config.save_at}, not {step}")
     state = load_state(run, step)

@@ -366,7 +366,10 @@ _SHOWN = ["text", "dataset", "scale", "reading", "margin", "seeds wanted", "alon
 
 def verdicts(names: list[str], dataset: str | None = None, scale: str | None = None) -> pd.DataFrame:
     """A verdict for each claim in `names` from the margins on record; for a claim with several parts, all of them are
-    needed. Readings are judged apart; so are data sets and scales, unless one is named."""
+    needed. Readings are judged apart; so are data sets and scales, unless one is named. `SettingError`: no such
+    claim."""
+    if unknown := sorted(set(names) - set(claims().index)):
+        raise SettingError(f"no claim {', '.join(unknown)}; there are: {', '.join(claims().index)}")
     named = {k: v for k, v in {"dataset": dataset, "scale": scale}.items() if v}
     found = judge_claims(judge_parts(known_margins(**named), records(metric="gate"))).set_index("claim")
     none = [name for name in names if name not in found.index]

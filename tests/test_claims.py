@@ -259,6 +259,7 @@ def test_scales_and_sets_are_judged_apart_and_what_was_not_run_says_so():
     open_gates(), open_gates("quick")
     give("R4", "as published", UP)
     give("R4", "as published", DOWN, scale="quick")
+    with pytest.raises(SettingError, match="no claim ZZ9; there are: R1"): verdicts.verdicts(["R4", "ZZ9"])
     table = verdicts.verdicts(["R4", "R5"])
     assert table.scale.tolist() == ["gpu", "quick", ""] and table.verdict.tolist() == ["reproduced", "toy", "not run"]
 

@@ -265,6 +265,12 @@ def test_run_passes_parameters_and_leaves_a_good_copy_alone(write, copies, tmp_p
     (["study", "now"], "unexpected extra argument"),
     (["data", "get", "imagenet"], "no set called 'imagenet'"),
     (["store", "prune"], "--unfinished, --older-than"),
+    (["store", "prune", "--older-than", "-5", "--yes"], "not in the range x>=0"),
+    (["list", "--data", "cifar11"], "no set called 'cifar11'"),
+    (["list", "--data", "folder:/nonexistent"], "no folder /nonexistent"),
+    (["run", "01", "-p", "scale", "nosuch"], "scale = 'nosuch': choose one of smoke, quick"),
+    (["data", "get", "tiny-imagenet-20c"], "`make data` unpacks it"),
+    (["data", "get", "imagenet100"], "data/README.md says how to lay it out"),
     (["race", "--data", "digits", "--entry", "WRONG"], "no entry 'WRONG': name small or resnet18"),
     (["race", "--data", "nothing"], "no set called 'nothing'"),
     (["race", "--data", f"folder:{ROOT / 'README.md'}"], "no folder"),
@@ -276,12 +282,36 @@ def test_run_passes_parameters_and_leaves_a_good_copy_alone(write, copies, tmp_p
     (["export", "zzzz", "--to", str(ROOT)], "is a directory"),
     (["shelve", "--to", str(ROOT / "README.md")], "is a file"),
     (["shelve", "--data", "nothing"], "no set called 'nothing'"),
+    (["shelve", "--to", str(ROOT / "README.md" / "x")], "README.md: Not a directory); name another place"),
+    (["export", "zzzz", "--to", str(ROOT / "README.md" / "x.pth")], "cannot write README.md/x.pth"),
+    (["explore", "--encoder", "pixels", "--to", str(ROOT / "README.md" / "x.html")], "cannot write README.md/x.html"),
+    (["judge", "--encoder", "run:zz", "--to", str(ROOT / "README.md" / "x.html")], "cannot write README.md/x.html"),
+    (["judge", "--encoder", "run:c581", "--encoder", "run:c581"], "two encoders have one name: run:c581, run:c581"),
     (["stduy"], "No such command")])
 def test_a_mistake_is_one_line_and_exit_code_2(args, named, write, tmp_path):
     write("01")
     told = sslnb(*args, code=2)
     assert named in told and "Traceback" not in told and told.count("Error") == 1
     assert not (tmp_path / "reports").exists()
+
+
+def test_nothing_is_judged_where_there_is_no_place_for_the_records(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("SSLNB_REPORTS", str(tmp_path / "file"))
+    told = sslnb("judge", "--encoder", "run:zz", "--data", "digits", code=2)
+    assert f"({tmp_path / 'file'}: Not a directory); name another place" in told
+
+
+@pytest.mark.parametrize("variable", ["SSLNB_DATA", "SSLNB_SHELVES"])
+def test_a_variable_that_names_no_folder_is_told_of(variable, tmp_path, monkeypatch):
+    monkeypatch.setenv("SSLNB_STORE", str(tmp_path / "no store yet"))
+    monkeypatch.setenv("SSLNB_DATA", str(tmp_path))
+    assert f"looked for in {tmp_path}; " in sslnb("data") and "Warning" not in sslnb("data")
+    (tmp_path / "file").write_text("")
+    for place in (tmp_path / "nowhere", tmp_path / "file"):
+        monkeypatch.setenv(variable, str(place))
+        for command in ("data", "store"):
+            assert f"Warning: {variable} names {place}, and there is no such folder\n" in sslnb(command)
 
 
 def test_no_notebooks_at_all(tmp_path, monkeypatch):
@@ -305,6 +335,9 @@ def test_every_command_has_help_with_examples_that_name_real_options():
         examples = [line for line in told.split("Examples:")[1].splitlines() if line.strip().startswith("sslnb")]
         assert examples, path
         for line in examples: assert set(re.findall(r" (--?[a-z][a-z-]*)", line)) <= options, line
+        for begun in re.findall("(?:run:|export )([0-9a-f]{4,})", told):
+            assert len(list((ROOT / "data" / "shelf").glob(f"{begun}*/model-*"))) == 1, f"{begun} did not come along"
+        if path in (("judge",), ("explore",)): assert "imagenet:" in told
 
 
 def test_the_shell_completes_commands_and_numbers(write):
@@ -439,10 +472,10 @@ def test_prune_never_deletes_a_run_in_training(run, python):
             "with FileLock(sys.argv[1]): print('held', flush=True); time.sleep(60)")
     p = python(code, run.folder / ".lock")
     assert p.stdout.readline() == "held\n"
-    assert f"in use, and kept: {run.hash}" in sslnb("store", "prune", "--older-than", "-1", "--yes")
+    assert f"in use, and kept: {run.hash}" in sslnb("store", "prune", "--older-than", "0", "--yes")
     run.verify()
     p.kill(), p.wait()
-    sslnb("store", "prune", "--older-than", "-1", "--yes")
+    sslnb("store", "prune", "--older-than", "0", "--yes")
     with pytest.raises(CorruptFile): run.verify()
 
 

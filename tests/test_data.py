@@ -508,8 +508,24 @@ def test_names_that_are_not_there(root):
     for name in ("nope", "../zoo", "zoo/train", "cache"):
         with pytest.raises(DataError, match="Known: shapes.*zoo"): load(name, root=root)
     for name in ("cifar10", "cifar100", "stl10", "mnist"):
-        with pytest.raises(DataError, match="make data.*download=True"): load(name, root=root)
+        with pytest.raises(DataError, match=f"make data.*sslnb data get {name}.*download=True"): load(name, root=root)
+    with pytest.raises(DataError, match="no .*caltech101.*`make data` unpacks it"): load("caltech101", root=root)
+    with pytest.raises(DataError, match="is not there: .*`make data` unpacks it"): load("tiny-imagenet-20c", root=root)
+    with pytest.raises(DataError, match="is not there: .*data/README.md"): load("imagenet100", root=root)
     with pytest.raises(DataError, match="PATH"): load(f"folder:{root}/nope", root=root)
+
+
+@pytest.mark.parametrize("given, told", [
+    (dict(name=None), "None names no set"), (dict(name=3), "3 names no set"), (dict(size=1.5), "size=1.5: a whole"),
+    (dict(size="32"), "size='32': a whole"), (dict(size=(32, 32)), r"size=\(32, 32\): a whole"),
+    (dict(classes=3), r"classes=3: give a list of ids, such as \[0\]")])
+def test_what_is_of_another_type_is_named(root, given, told):
+    with pytest.raises(DataError, match=told): load(**{"name": "zoo", "root": root} | given)
+    assert load("zoo", root=root, size=np.int64(8)).pixels.shape[-1] == 8
+
+
+def test_no_part_of_an_image_is_drawn(root):
+    with pytest.raises(DataError, match="cannot draw 1.5 of the 8 images"): load("zoo", root=root).at_most(1.5)
 
 
 def test_changed_tree(root):

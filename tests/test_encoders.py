@@ -377,11 +377,20 @@ def make(): return {net}""")
 @pytest.mark.parametrize("spec, told", [
     ("python:mine_to_open:mak", "has no attribute 'mak'; write python:module:function"),
     ("python:no_such_module:make", "No module named 'no_such_module'"), ("python:mine_to_open", "write python:module"),
+    ("python:mine_to_open:make", "called without arguments, fails: TypeError: 'int' object is not callable"),
+    ("python:mine_to_open:asks", r"fails: TypeError: .* missing 1 required positional argument"),
+    ("python:mine_to_open:breaks", "fails: ZeroDivisionError: division by zero"),
     ("nothing:x", "names no encoder: write run:HASH"), ("file:", "names no encoder"), ("run:ffff", "0 finished runs"),
     ("file:nowhere.pth", "no file nowhere.pth")])
 def test_what_is_not_there(spec, told, mine, images):
-    mine("make = 1")
+    mine("make = 1\ndef asks(x): pass\ndef breaks(): 1 / 0")
     with pytest.raises(SettingError, match=told): opened(spec, images)
+
+
+def test_a_module_that_fails_is_named(mine, images):
+    mine("1 / 0")
+    with pytest.raises(SettingError, match="mine_to_open fails: ZeroDivisionError"):
+        opened("python:mine_to_open:make", images)
 
 
 # --- files
@@ -409,6 +418,10 @@ def test_files_that_are_damaged_or_something_else(net, tmp_path):
         (tmp_path / "a.safetensors").write_bytes(content)
         for name in ("a.pth", "a.safetensors"):
             with pytest.raises(SettingError, match=f"{name} "): read_state(tmp_path / name)
+    for content in (b"", b"empty, it is not", whole[:len(whole) // 2]):
+        (tmp_path / "a.pth").write_bytes(content)
+        with pytest.raises(SettingError, match="it is empty, cut off or not written by torch.save"):
+            read_state(tmp_path / "a.pth")
     torch.save([torch.ones(2)], tmp_path / "a.pth")
     with pytest.raises(SettingError, match="holds a list, not a state dict"): read_state(tmp_path / "a.pth")
     torch.save({"epoch": 1}, tmp_path / "a.pth")
@@ -455,6 +468,7 @@ def test_a_run_is_opened_by_the_beginning_of_its_hash(images):
     assert plain(opened(f"run:{run.hash[:8]}", images)) == plain(load_encoder(run))
     with pytest.raises(SettingError, match=f"[2-9] finished runs .*{run.hash}.*sslnb store"): run_called("")
     assert run_called(other.hash).hash == other.hash
+    with pytest.raises(SettingError, match="'abc' is no run: give what `pretrain`"): load_encoder("abc")
 
 
 @pytest.mark.parametrize("form", ["torchvision", "safetensors"])
@@ -557,6 +571,8 @@ def test_relatives_of_small_are_opened_where_the_file_or_you_say_which(name, tmp
     torch.save(net.state_dict(), tmp_path / "net.pth")
     one = from_state(net.state_dict(), images, info={"encoder": name, "side": 32})
     other = opened(f"file:{tmp_path / 'net.pth'}@{name}", images)
+    with pytest.raises(SettingError, match=f"says that it is a {name}, not a resnet18: leave out @resnet18"):
+        from_state(net.state_dict(), images, named="resnet18", info={"encoder": name, "side": 32})
     for made in (one, other):
         assert made.name == name
         torch.testing.assert_close(features(made.eval().cpu(), images), features(net, images))

@@ -221,7 +221,8 @@ def test_mistakes_are_named_before_anything_is_computed(sets, plain, work):
     grey = data.Images.from_arrays(train.pixels[:, :1], train.labels, name="grey")
     other = data.Images.from_arrays(test.pixels, test.labels + 1, name="other")
     for given, says in ((dict(parts=["knn", "nonsense"]), "no part nonsense; there are: linear, knn"),
-                        (dict(parts=[]), "no part is given"), (dict(train=grey), "takes images of 3 channels"),
+                        (dict(parts=[]), "no part is given"), (dict(parts="linear"), "give a list of parts"),
+                        (dict(train=grey), "takes images of 3 channels"),
                         (dict(train=many, test=many), "images with several labels"),
                         (dict(train=lost), "without a label"),
                         (dict(test=other), "classes")):
@@ -284,7 +285,7 @@ def test_the_command_from_a_file_to_a_page(tmp_path, monkeypatch):
     secret.mkdir()
     torch.save(encoder("tiny", data.load("shapes")).state_dict(), secret / "mine.pth")
     mine = ["judge", "--encoder", f"file:{secret / 'mine.pth'}", "--data", "shapes"]
-    done = CliRunner().invoke(cli, [*mine, "--images", "30", "--parts", "knn,transfer", "--to",
+    done = CliRunner().invoke(cli, [*mine, "--images", "30", "--parts", "knn, transfer", "--to",
                                     str(tmp_path / "page.html")])
     assert done.exit_code == 0, done.output
     page = (tmp_path / "page.html").read_text("utf-8")
@@ -296,3 +297,5 @@ def test_the_command_from_a_file_to_a_page(tmp_path, monkeypatch):
     assert "What encoders are good for" in every and "file:mine.pth (untrained)" in every and "20 neighbours" in every
     wrong = CliRunner().invoke(cli, [*mine, "--parts", "knn,x"])
     assert wrong.exit_code == 2 and "no part x" in wrong.output
+    wrong = CliRunner().invoke(cli, [*mine, "--parts", ""])
+    assert wrong.exit_code == 2 and "no part is given" in wrong.output

@@ -132,7 +132,26 @@ def test_the_command_runs_the_track_of_the_gpu():
     done = CliRunner().invoke(cli, ["race", "--track", "gpu", "--device", "cpu", "--data", "shapes", "--images", "16",
                                     "--minutes", "0.05", "--seed", "0"])
     assert done.exit_code == 0, done.output
-    assert "seed 0: " in done.output and "resnet18 needed" in done.output and "gpu,resnet18," in done.output
+    assert "seed 0: " in done.output and "resnet18 needed" in done.output
+    assert done.output.endswith("No entry for data/leaderboard.csv, because its set is shapes, not cifar10; it had 16 "
+                                "images, not all; it had 1 seeds, not 3; it was given 0.05 minutes, not 10; it ran on "
+                                "the device cpu, not cuda.\n")
+
+
+@pytest.mark.parametrize("given, seconds, told", [
+    ([], 570, ""), (["--seed", "5", "--seed", "6", "--seed", "7"], 570, ""), ([], 612, "it needed 10.2 minutes"),
+    (["--data", "digits"], 1, "its set is digits"), (["--images", "99"], 1, "it had 99 images"),
+    (["--seed", "0", "--seed", "0", "--seed", "1"], 1, "it had 2 seeds"), (["--minutes", "5"], 1, "it was given 5")])
+def test_only_what_keeps_the_rules_gets_a_line_for_the_leaderboard(given, seconds, told, monkeypatch):
+    monkeypatch.setattr(race, "race_sets", lambda *_: (None, None))
+    monkeypatch.setattr(race, "run_race", lambda *given: {"seed": given[-1], "seconds": seconds, "knn": 0.5})
+    done = CliRunner().invoke(cli, ["race", *given])
+    assert done.exit_code == 0 and ("\nlaptop,small," in done.output) == (not told) and told in done.output
+
+
+def test_a_wrong_entry_is_told_of_before_anything_else():
+    done = CliRunner().invoke(cli, ["race", "--entry", "nosuch", "--data", "digits"])
+    assert done.exit_code == 2 and done.output.startswith("Error: no entry 'nosuch'")
 
 
 def test_the_leaderboard_is_whole():

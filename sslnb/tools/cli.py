@@ -86,6 +86,8 @@ def _examples(*lines: str) -> str:
 @click.version_option(sslnb.__version__)
 def cli():
     "Five papers on self-supervised visual representation learning, as notebooks that run."
+    from sslnb.studies import lost_folders
+    for text in lost_folders(): _warn(text)
 
 # %% ../../nbs/tools/05_cli.ipynb #5c7330d4
 def _complete_number(ctx, param, begun: str) -> list[str]:
@@ -95,6 +97,7 @@ def _complete_number(ctx, param, begun: str) -> list[str]:
 def _settled(scale: str | None, dataset: str | None, **more) -> dict[str, Any]:
     "The parameters of a notebook, with the usual set and scale where none is given."
     from sslnb.studies import usual_scale, usual_set
+    if scale and scale not in SCALES: raise Mistake(f"scale = {scale!r}: choose one of {', '.join(SCALES)}")
     dataset = dataset or usual_set()
     return {"scale": scale or usual_scale(dataset), "dataset": dataset} | more
 
@@ -111,10 +114,16 @@ _data = click.option("--data", "dataset", metavar="NAME",
 @_data
 def list_notebooks(scale, dataset):
     "The study notebooks: claims, what they need, and which commit the executed copy is from."
+    if dataset: _check_known(dataset)
     jobs = [job(nb, _settled(scale, dataset)) for nb in notebooks()]
     click.echo(table("nb,title,papers,claims,needs,executed at commit", map(_notebook_row, jobs)))
 
 # %% ../../nbs/tools/05_cli.ipynb #f69a2b05
+def _check_known(dataset: str):
+    "`DataError`: there is no such folder, and no set of that name that one could get."
+    from sslnb.data import ARCHIVES, LISTED, PART_OF, is_there, load
+    if not (dataset in {*ARCHIVES, *LISTED, *PART_OF} or is_there(dataset)): load(dataset)
+
 def _notebook_row(job: NotebookJob) -> list[str]:
     nb = job.notebook
     papers, needs = " ".join(nb.about.papers), " ".join(nb.about.needs)
@@ -197,8 +206,8 @@ def write_report():
 @cli.command("race", epilog=_examples("sslnb race", "sslnb race --track gpu --seed 0", "sslnb race --entry mine.py"))
 @click.option("--track", "name", default="laptop", show_default=True, type=click.Choice(["laptop", "gpu"]))
 @click.option("--entry", help="A recipe of ours (small, resnet18), or FILE.py. [default: the track's]")
-@click.option("--seed", "seeds", multiple=True, type=click.IntRange(0, 2**31 - 1), metavar="N",
-              help="May be repeated. [default: 0, 1, 2]")
+@click.option("--seed", "seeds", multiple=True, default=(0, 1, 2), show_default=True, metavar="N",
+              type=click.IntRange(0, 2**31 - 1), help="May be repeated.")
 @click.option("--minutes", type=click.FloatRange(0, min_open=True), help="[default: the track's]")
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), help="[default: the track's]")
 @click.option("--data", "dataset", default="cifar10", show_default=True, help="To try it out on another set.")
@@ -208,17 +217,30 @@ def run_races(name, entry, seeds, minutes, device, dataset, images):
     from sslnb import race
     given = {"entry": entry, "minutes": minutes, "device": device}
     track = race.TRACKS[name]._replace(**{k: v for k, v in given.items() if v is not None})
+    race.check_track(track)
     train, test = race.race_sets(dataset, images)
     races: list[dict[str, Any]] = []
     click.echo(f"Each seed takes about {track.minutes:g} minutes.")
-    for seed in seeds or (0, 1, 2):
+    for seed in seeds:
         races.append(race.run_race(track, train, test, seed))
         click.echo("seed {seed}: {knn:.1%} after {seconds:,.0f} s".format(**races[-1]))
     row = race.board_row(name, track, races)
     click.echo(race.judged(track, row))
     board = race.leaderboard()
     click.echo(board[board.track == name].to_string(index=False) if name in set(board.track) else "No entry yet.")
-    click.echo(f"This one, as a line for data/leaderboard.csv:\n{race.board_line(row)}")
+    wrong = _against(race.TRACKS[name], track, dataset, images, seeds, row["minutes"])
+    click.echo(f"No entry for data/leaderboard.csv, because {'; '.join(wrong)}." if wrong else
+               f"This one, as a line for data/leaderboard.csv:\n{race.board_line(row)}")
+
+def _against(rules, track, dataset: str, images: int | None, seeds: tuple[int, ...], minutes: float) -> list[str]:
+    "What of a race is not as the `rules` of the track want it."
+    found = {f"its set is {dataset}, not cifar10": dataset != "cifar10",
+             f"it had {images} images, not all": images is not None,
+             f"it had {len(set(seeds))} seeds, not 3": len(set(seeds)) != 3,
+             f"it was given {track.minutes:g} minutes, not {rules.minutes:g}": track.minutes != rules.minutes,
+             f"it ran on the device {track.device}, not {rules.device}": track.device != rules.device,
+             f"it needed {minutes:g} minutes": minutes > rules.minutes}
+    return [why for why, so in found.items() if so]
 
 # %% ../../nbs/tools/05_cli.ipynb #6e11c001
 @cli.command("compare", epilog=_examples("sslnb compare"))
@@ -245,7 +267,9 @@ def compare_numbers(apart):
 def data_group(ctx):
     "The image sets: which are there, where, how many images (of those used before), space on disk."
     if ctx.invoked_subcommand: return
+    from sslnb.core import folder
     click.echo(table("set,where,images,classes,files,decoded", set_rows()))
+    click.echo(f"looked for in {shown(folder('SSLNB_DATA', 'data'))}; SSLNB_DATA names another folder")
 
 # %% ../../nbs/tools/05_cli.ipynb #a6bd5457
 @data_group.command("get", epilog=_examples("sslnb data get cifar10", "sslnb data get cifar10 cifar100-20c mnist"))
@@ -292,7 +316,8 @@ def verify_store():
 @store_group.command("prune", epilog=_examples("sslnb store prune --unfinished",
                                                "sslnb store prune --older-than 30 --yes"))
 @click.option("--unfinished", is_flag=True, help="Runs that are not finished.")
-@click.option("--older-than", type=float, metavar="DAYS", help="Runs in which nothing was written for so long.")
+@click.option("--older-than", type=click.FloatRange(0), metavar="DAYS",
+              help="Runs in which nothing was written for so long.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def prune_store(unfinished, older_than, yes):
     "Delete the runs that all options given describe; never one in training."
@@ -305,7 +330,7 @@ def prune_store(unfinished, older_than, yes):
     click.echo(f"deleted: {len(found) - len(kept)}" + (f"; in use, and kept: {', '.join(kept)}" if kept else ""))
 
 # %% ../../nbs/tools/05_cli.ipynb #cli-export
-@cli.command("export", epilog=_examples("sslnb export 71b280aeda7d", "sslnb export 71b2 --format onnx --to mine.onnx"))
+@cli.command("export", epilog=_examples("sslnb export c581", "sslnb export c581 --format onnx --to mine.onnx"))
 @click.argument("run")
 @click.option("--format", "form", type=click.Choice(["torchvision", "safetensors", "onnx"]), default="safetensors",
               show_default=True, help="torchvision: a state dict, .pth.")
@@ -313,14 +338,15 @@ def prune_store(unfinished, older_than, yes):
 def export_encoder(run, form, place):
     "Write the encoder of RUN (its hash, or how that begins) to a file, and a model card beside it."
     from sslnb.encoders import export_run, run_called
+    if place: _check_writable(place)
     path = export_run(run_called(run), form, place).absolute()
     click.echo(f"{shown(path)}, and beside it {path.with_suffix('.md').name}")
 
 # %% ../../nbs/tools/05_cli.ipynb #cli-explore
-@cli.command("explore", epilog=_examples("sslnb explore --encoder run:71b280aeda7d --encoder pixels",
+@cli.command("explore", epilog=_examples("sslnb explore --encoder run:c581 --encoder pixels",
                                          "sslnb explore --encoder torchvision:resnet18 --data cifar10 --map umap"))
 @click.option("--encoder", "specs", multiple=True, required=True, metavar="SPEC",
-              help="pixels, run:HASH, torchvision:…, timm:…, file:… or python:…; may be repeated.")
+              help="pixels, run:HASH, torchvision:…, timm:…, imagenet:…, file:… or python:…; may be repeated.")
 @_data
 @click.option("--images", "most", default=1000, show_default=True, type=click.IntRange(12), metavar="N",
               help="Show so many test images.")
@@ -333,12 +359,27 @@ def explore_encoders(specs, dataset, most, maps, place):
     from sslnb.data import load
     from sslnb.explorer import explore
     from sslnb.studies import usual_set
+    names = _different([_short(spec) for spec in specs])
+    _check_writable(place)
     dataset = dataset or usual_set()
     train, test = load(dataset).at_most(5000), load(dataset, "test")
-    encoders = {_short(spec): _opened(spec, test) for spec in specs}
-    if len(encoders) < len(specs): raise Mistake(f"two encoders have one name: {', '.join(map(_short, specs))}")
+    encoders = {name: _opened(spec, test) for name, spec in zip(names, specs)}
     page = explore(encoders, test, train if train.n_classes else None, maps=maps, most=most)
     click.echo(f"{page.title}: {shown(page.save(place).absolute())}")
+
+def _different(names: list[str]) -> list[str]:
+    "These names of encoders. `Mistake`: two are one."
+    if len(set(names)) < len(names): raise Mistake(f"two encoders have one name: {', '.join(names)}")
+    return names
+
+def _check_writable(*paths: Path):
+    "`Mistake` where a file cannot be written, before there is work that would be lost. Makes nothing."
+    for path in paths:
+        near = next(p for p in path.absolute().parents if os.path.lexists(p))
+        try:
+            with tempfile.TemporaryFile(dir=near): pass
+        except OSError as err:
+            raise Mistake(f"cannot write {shown(path)} ({near}: {err.strerror}); name another place") from None
 
 def _short(spec: str) -> str:
     "A spec as it may be shown to others: a file's name, not its place."
@@ -351,11 +392,12 @@ def _opened(spec: str, images):
     return raw_pixels if spec == "pixels" else opened(spec, images)
 
 # %% ../../nbs/tools/05_cli.ipynb #cli-judge
-@cli.command("judge", epilog=_examples("sslnb judge --encoder run:71b2 --data cifar10",
-                                       "sslnb judge --encoder torchvision:resnet18 --encoder file:mine.pth",
+@cli.command("judge", epilog=_examples("sslnb judge --encoder run:c581 --data cifar10",
+                                       "sslnb judge --encoder imagenet:efficientnet-lite0 --encoder file:mine.pth",
                                        "sslnb judge --encoder python:mine:network --parts linear,knn"))
 @click.option("--encoder", "specs", multiple=True, required=True, metavar="SPEC", help="run:HASH, torchvision:NAME, "
-              "timm:NAME, file:PATH or python:MODULE:FUNCTION (sslnb.encoders.opened). May be repeated: side by side.")
+              "timm:NAME, imagenet:efficientnet-lite0, file:PATH or python:MODULE:FUNCTION (sslnb.encoders.opened). "
+              "May be repeated: side by side.")
 @_data
 @click.option("--size", type=click.IntRange(1), metavar="N", help="Load images in N×N pixels.")
 @click.option("--images", type=click.IntRange(16), metavar="N", help="To try it out on N images.")
@@ -368,16 +410,17 @@ def judge_encoders(specs, dataset, size, images, others, parts, place):
     from sslnb.core import public, reports, slug
     from sslnb.studies import usual_set
     from sslnb.tools.page import panel_page
-    dataset = dataset or usual_set()
+    dataset, names = dataset or usual_set(), _different([encoders.public_spec(spec) for spec in specs])
+    path = place or reports() / "judge" / f"{slug(public(dataset))}-{slug(' '.join(names))}.html"
+    _check_writable(path, reports() / "records" / "panel.csv")
     sets = judge.panel_sets(dataset, size, images)
     beside = judge.panel_others(dataset, sets[0], others, images)
-    how = {"others": beside} | ({"parts": parts.split(",")} if parts else {})
-    panels = [judge.panel(encoders.opened(spec, sets[0]), *sets, name=encoders.public_spec(spec), **how)
-              for spec in specs]
+    asked = list(judge.PARTS) if parts is None else [p for p in map(str.strip, parts.split(",")) if p]
+    panels = [judge.panel(encoders.opened(spec, sets[0]), *sets, name=name, others=beside, parts=asked)
+              for name, spec in zip(names, specs)]
     for p in panels: judge.record_panel(p, dataset)
     shown_table = judge.side_by_side(panels).reset_index(names=["part", "measure"])
     click.echo(table(",".join(n.replace(",", "") for n in shown_table), shown_table.itertuples(index=False)))
-    path = place or reports() / "judge" / f"{slug(public(dataset))}-{slug(' '.join(p.name for p in panels))}.html"
     click.echo(f"\nthe page: {shown(panel_page(panels, public(dataset), path.absolute()))}")
 
 # %% ../../nbs/tools/05_cli.ipynb #c759739f
@@ -391,6 +434,7 @@ def make_shelf(scale, dataset, weights, place):
     "Copy to a shelf what the notebooks read from the store. They are executed for it; what is missing is made first."
     from sslnb.core import ROOT, environment
     place = (place or ROOT / "data" / "shelf").absolute()
+    _check_writable(place / "contents.json")
     with tempfile.TemporaryDirectory() as reports, environment(SSLNB_REPORTS=reports):
         settled = _settled(scale, dataset)
         jobs = [job(nb, settled) for nb in notebooks()]
