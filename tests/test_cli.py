@@ -296,7 +296,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(args, named, write, tmp_path):
 
 
 def test_nothing_is_judged_where_there_is_no_place_for_the_records(tmp_path, monkeypatch):
-    (tmp_path / "file").write_text("")
+    (tmp_path / "file").write_text("", "utf-8")
     monkeypatch.setenv("SSLNB_REPORTS", str(tmp_path / "file"))
     told = sslnb("judge", "--encoder", "run:zz", "--data", "digits", code=2)
     assert f"({tmp_path / 'file'}: Not a directory); name another place" in told
@@ -307,7 +307,7 @@ def test_a_variable_that_names_no_folder_is_told_of(variable, tmp_path, monkeypa
     monkeypatch.setenv("SSLNB_STORE", str(tmp_path / "no store yet"))
     monkeypatch.setenv("SSLNB_DATA", str(tmp_path))
     assert f"looked for in {tmp_path}; " in sslnb("data") and "Warning" not in sslnb("data")
-    (tmp_path / "file").write_text("")
+    (tmp_path / "file").write_text("", "utf-8")
     for place in (tmp_path / "nowhere", tmp_path / "file"):
         monkeypatch.setenv(variable, str(place))
         for command in ("data", "store"):
