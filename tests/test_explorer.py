@@ -196,7 +196,7 @@ def test_axe_finds_nothing(page, axe, theme, width):
     page.set_viewport_size({"width": width, "height": 900})
     page.evaluate("pin(3)")
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-    assert page.evaluate("document.documentElement.dataset.theme") == theme
+    page.locator(f"html[data-theme={theme}]").wait_for(state="attached")  # the page hears of it in a while
     found = axe.run(page)
     assert not found.violations_count, found.generate_report()
     page.set_viewport_size({"width": 1200, "height": 900})

@@ -51,7 +51,8 @@ def make_records(place):
             ("D1", "shapes", "quick", [-0.1, -0.11, -0.12], {"reading": "corrected"})]:
         record_claim(claim, pd.Series(margins), dataset=dataset, scale=scale, method="simclr", setting=setting)
     for paper, gate, opens in (("rotnet", "simclr learnt", 0.2), ("rotnet", "rotnet learnt", 0.2),
-                               ("rotnet", "reference learnt", 0.6), ("deepcluster", "simclr learnt", 0.2)):
+                               ("rotnet", "reference learnt", 0.6), ("deepcluster", "simclr learnt", 0.2),
+                               ("deepcluster", "long enough", 1)):
         for dataset, scale in (("cifar10", "gpu"), ("cifar10", "quick"), ("shapes", "quick")):
             record_gate(paper, gate, pd.Series([opens]), dataset=dataset, scale=scale)
     for folder, number in (("cifar10-gpu", "01"), ("shapes-quick", "05")):
