@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['ROTNET', 'TRANSFER', 'SUPERVISED_AT', 'OTHER_SETS', 'TASKS', 'DEEPCLUSTER', 'DIGIT_VIEWS', 'COMPANIONS', 'MAE_SCALES',
-           'MAE_VIEWS', 'MAE_READINGS', 'SIMCLIC', 'PERTURBATIONS', 'GEOMETRY', 'RIVALS', 'TUNED_RECIPES', 'Settings',
-           'scales_of', 'RotNetSettings', 'at_scale', 'kept_steps', 'pretraining', 'few_label_training', 'counterpart',
-           'task_set', 'larger_set', 'DeepClusterSettings', 'digit_set', 'alexnet_training', 'lars_training',
-           'MAESettings', 'mae_recipes', 'contrast_training', 'masked_training', 'SimCLICSettings', 'siamese_training',
-           'GeometrySettings', 'five_way_tasks', 'rival_training', 'Recipe', 'in_stages']
+           'MAE_VIEWS', 'MAE_READINGS', 'SIMCLIC', 'PERTURBATIONS', 'GEOMETRY', 'RIVALS', 'DRAWN_AT_HOURS',
+           'TUNED_RECIPES', 'Settings', 'scales_of', 'RotNetSettings', 'kept_steps', 'pretraining',
+           'few_label_training', 'counterpart', 'task_set', 'larger_set', 'DeepClusterSettings', 'digit_set',
+           'alexnet_training', 'lars_training', 'MAESettings', 'mae_recipes', 'contrast_training', 'masked_training',
+           'SimCLICSettings', 'siamese_training', 'GeometrySettings', 'five_way_tasks', 'rival_training', 'at_scale',
+           'Recipe', 'in_stages']
 
 # %% ../nbs/lib/20_protocols.ipynb #709cfdfe
 from collections.abc import Callable
@@ -102,15 +103,6 @@ ROTNET = scales_of(
                tuned_rates=[0.0125, 0.05, 0.2, 0.8], tuned_budget=1e15, attack_images=10_000, task_images=2500,
                strong_images=1000, queries=5000))
 TRANSFER = ROTNET | {"paper": replace(ROTNET["paper"], batch_sizes=[32, 64, 128, 256])}  # §4.4's
-
-# %% ../nbs/lib/20_protocols.ipynb #at-scale
-def at_scale(scales: dict[str, _Kind], scale: str, dataset: str) -> _Kind:
-    """What `scales` have at `scale` for `dataset`. At `hours` drawn sets, which are small and stand in for photographs
-    where there are none, have the first three seeds, and the tuned recipe a third of its budget."""
-    usual = scales[scale]
-    if scale != "hours" or dataset not in data.DRAWN: return usual
-    less = replace(usual, seeds=usual.seeds[:3])
-    return replace(less, tuned_budget=less.tuned_budget / 3) if isinstance(less, RotNetSettings) else less
 
 # %% ../nbs/lib/20_protocols.ipynb #pretraining
 SUPERVISED_AT = 2000  # the step at which §4.4 judges the supervised encoder
@@ -483,6 +475,18 @@ def rival_training(p: GeometrySettings, images: data.Images, dataset: str, metho
                          steps=p.epochs * max(1, len(images) // p.batch_size), lr=dict(zip(RIVALS, p.lrs))[method],
                          optimizer="sgd", schedule="cosine", weight_decay=1e-4, options=options)
     return resolve(config, best_device(), images)
+
+# %% ../nbs/lib/20_protocols.ipynb #at-scale
+DRAWN_AT_HOURS: dict[type[Settings], dict] = {  # what drawn sets have instead, beside three seeds
+    RotNetSettings: dict(tuned_budget=1e14),  # a third: 150 epochs
+    GeometrySettings: dict(batch_size=128, epochs=31)}  # 1,922 steps; SupCon stays at its first loss for 500
+
+def at_scale(scales: dict[str, _Kind], scale: str, dataset: str) -> _Kind:
+    """What `scales` have at `scale` for `dataset`. At `hours` drawn sets, which have 8,000 images and stand in for
+    photographs where there are none, have the first three seeds, and what DRAWN_AT_HOURS says."""
+    usual = scales[scale]
+    if scale != "hours" or dataset not in data.DRAWN: return usual
+    return replace(usual, seeds=usual.seeds[:3], **DRAWN_AT_HOURS.get(type(usual), {}))
 
 # %% ../nbs/lib/20_protocols.ipynb #tuned
 class Recipe(NamedTuple):
