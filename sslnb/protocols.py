@@ -478,7 +478,7 @@ def rival_training(p: GeometrySettings, images: data.Images, dataset: str, metho
 
 # %% ../nbs/lib/20_protocols.ipynb #at-scale
 DRAWN_AT_HOURS: dict[type[Settings], dict] = {  # what drawn sets have instead, beside three seeds
-    RotNetSettings: dict(tuned_budget=1e14),  # a third: 150 epochs
+    RotNetSettings: dict(tuned_budget=5e13),  # a sixth: 77 epochs
     GeometrySettings: dict(batch_size=128, epochs=31)}  # 1,922 steps; SupCon stays at its first loss for 500
 
 def at_scale(scales: dict[str, _Kind], scale: str, dataset: str) -> _Kind:
