@@ -4,17 +4,16 @@
 
 # %% auto #0
 __all__ = ['ROTNET', 'TRANSFER', 'SUPERVISED_AT', 'OTHER_SETS', 'TASKS', 'DEEPCLUSTER', 'DIGIT_VIEWS', 'COMPANIONS', 'MAE_SCALES',
-           'MAE_VIEWS', 'MAE_READINGS', 'SIMCLIC', 'PERTURBATIONS', 'GEOMETRY', 'RIVALS', 'DRAWN_AT_HOURS',
-           'TUNED_RECIPES', 'Settings', 'scales_of', 'RotNetSettings', 'kept_steps', 'pretraining',
-           'few_label_training', 'counterpart', 'task_set', 'larger_set', 'DeepClusterSettings', 'digit_set',
-           'alexnet_training', 'lars_training', 'MAESettings', 'mae_recipes', 'contrast_training', 'masked_training',
-           'SimCLICSettings', 'siamese_training', 'GeometrySettings', 'five_way_tasks', 'rival_training', 'at_scale',
-           'Recipe', 'in_stages']
+           'MAE_VIEWS', 'MAE_READINGS', 'SIMCLIC', 'PERTURBATIONS', 'GEOMETRY', 'RIVALS', 'TUNED_RECIPES', 'Settings',
+           'scales_of', 'at_scale', 'RotNetSettings', 'kept_steps', 'pretraining', 'few_label_training', 'counterpart',
+           'task_set', 'larger_set', 'DeepClusterSettings', 'digit_set', 'alexnet_training', 'lars_training',
+           'MAESettings', 'mae_recipes', 'contrast_training', 'masked_training', 'SimCLICSettings', 'siamese_training',
+           'GeometrySettings', 'five_way_tasks', 'rival_training', 'Recipe', 'in_stages']
 
 # %% ../nbs/lib/20_protocols.ipynb #709cfdfe
 from collections.abc import Callable
 from dataclasses import replace
-from typing import NamedTuple, TypeVar
+from typing import ClassVar, NamedTuple, TypeVar
 
 from . import data
 from .augment import RECIPES, Augment
@@ -30,6 +29,7 @@ class Settings:
     scale: str
     dataset: str = ""
     seeds: list[int]
+    drawn: ClassVar[dict] = {}  # what drawn sets have instead at `hours` (`at_scale`)
 
 # %% ../nbs/lib/20_protocols.ipynb #f2c0c2b2
 _Kind = TypeVar("_Kind", bound=Settings)
@@ -38,10 +38,19 @@ def scales_of(kind: type[_Kind], same: dict, **own: dict) -> dict[str, _Kind]:
     "The scales of a paper: settings of a `kind` with the values that all share, and before those each scale's `own`."
     return {name: kind(scale=name, **same | values) for name, values in own.items()}
 
+# %% ../nbs/lib/20_protocols.ipynb #at-scale
+def at_scale(scales: dict[str, _Kind], scale: str, dataset: str) -> _Kind:
+    """What `scales` have at `scale` for `dataset`. At `hours` drawn sets, which have 8,000 images and stand in for
+    photographs where there are none, have the first three seeds, and what the settings' class calls `drawn`."""
+    usual = scales[scale]
+    if scale != "hours" or dataset not in data.DRAWN: return usual
+    return replace(usual, seeds=usual.seeds[:3], **usual.drawn)
+
 # %% ../nbs/lib/20_protocols.ipynb #rotnet-settings
 @checked_dataclass
 class RotNetSettings(Settings):
     "What notebooks 01 to 04 can be told."
+    drawn: ClassVar[dict] = dict(tuned_budget=5e13)  # a sixth: 77 epochs
     batch_sizes: list[int]
     batch_size: int  # of what has only one (03)
     steps: int
@@ -418,6 +427,7 @@ def siamese_training(p: SimCLICSettings, images: data.Images, dataset: str, seed
 @checked_dataclass
 class GeometrySettings(Settings):
     "What notebooks 08 and 09 can be told."
+    drawn: ClassVar[dict] = dict(batch_size=128, epochs=31)
     tasks: str | None = None
     images: int
     batch_size: int
@@ -475,18 +485,6 @@ def rival_training(p: GeometrySettings, images: data.Images, dataset: str, metho
                          steps=p.epochs * max(1, len(images) // p.batch_size), lr=dict(zip(RIVALS, p.lrs))[method],
                          optimizer="sgd", schedule="cosine", weight_decay=1e-4, options=options)
     return resolve(config, best_device(), images)
-
-# %% ../nbs/lib/20_protocols.ipynb #at-scale
-DRAWN_AT_HOURS: dict[type[Settings], dict] = {  # what drawn sets have instead, beside three seeds
-    RotNetSettings: dict(tuned_budget=5e13),  # a sixth: 77 epochs
-    GeometrySettings: dict(batch_size=128, epochs=31)}  # 1,922 steps; SupCon stays at its first loss for 500
-
-def at_scale(scales: dict[str, _Kind], scale: str, dataset: str) -> _Kind:
-    """What `scales` have at `scale` for `dataset`. At `hours` drawn sets, which have 8,000 images and stand in for
-    photographs where there are none, have the first three seeds, and what DRAWN_AT_HOURS says."""
-    usual = scales[scale]
-    if scale != "hours" or dataset not in data.DRAWN: return usual
-    return replace(usual, seeds=usual.seeds[:3], **DRAWN_AT_HOURS.get(type(usual), {}))
 
 # %% ../nbs/lib/20_protocols.ipynb #tuned
 class Recipe(NamedTuple):

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -381,9 +381,12 @@ def measured(name: str, run: Run, seen: data.Images, held: data.Images) -> Found
     return cached(how, key | own, compute)
 
 # %% ../nbs/lib/25_race.ipynb #race-30
+FEW = ["tuned", "32 pixels from the start", "SGD", "Adam", "τ = 0.5", "constant rate", "whitened features"]
+
 @checked_dataclass
 class SpeedSettings(Settings):
     "What notebook 11 can be told."
+    drawn: ClassVar[dict] = dict(experiments=FEW, finalists=0, budget=2e12)
     experiments: list[str]
     finalists: int
     images: int
@@ -392,7 +395,6 @@ class SpeedSettings(Settings):
     race_minutes: float
     race_images: int
 
-FEW = ["tuned", "32 pixels from the start", "SGD", "Adam", "τ = 0.5", "constant rate", "whitened features"]
 SPEED = scales_of(
     SpeedSettings, dict(held=0.1, finalists=0),
     smoke=dict(seeds=[0, 1], experiments=FEW[:2], finalists=1, images=200, budget=2e10, race_minutes=0.1,
