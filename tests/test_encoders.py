@@ -28,6 +28,12 @@ def made_images(side=32, channels=3, n=8, name="mine"):
     return data.Images.from_arrays(pixels, torch.arange(n) % 2, name=name)
 
 
+@pytest.fixture(autouse=True)
+def in_float32(monkeypatch):
+    "Where a CPU has bf16: many layers of it leave fewer digits than are compared."
+    monkeypatch.setattr("torch.cpu.get_capabilities", dict)
+
+
 @pytest.fixture(scope="module")
 def images(): return made_images()
 
@@ -122,8 +128,7 @@ def test_a_foreign_safetensors_file_and_a_named_architecture(net, images, tmp_pa
         close(features(opened(f"file:{tmp_path}/a@b.safetensors{named}", images), images), expected)
 
 
-def test_the_large_stem_sees_small_images_at_224_and_large_ones_as_they_are(monkeypatch):
-    monkeypatch.setattr("torch.cpu.get_capabilities", dict)  # in float32: 18 layers in bf16 leave two digits
+def test_the_large_stem_sees_small_images_at_224_and_large_ones_as_they_are():
     net, few = lived_in(resnet18()), made_images(n=2)
     made = from_state(net.state_dict(), few).eval()
     assert made.name == "resnet18@224"
