@@ -20,6 +20,12 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: (item.get_closest_marker("slow") is None, item.path.stem not in SLOWEST))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def in_float32():
+    "Also where a CPU has bf16: numbers are compared with others', which have more digits."
+    with patch("torch.cpu.get_capabilities", dict): yield
+
+
 @pytest.fixture(autouse=True)
 def own_folders(tmp_path, monkeypatch):
     "Runs, records and decoded sets of a test never land among the real ones."

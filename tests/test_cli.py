@@ -288,7 +288,8 @@ def test_run_passes_parameters_and_leaves_a_good_copy_alone(write, copies, tmp_p
     (["judge", "--encoder", "run:zz", "--to", str(ROOT / "README.md" / "x.html")], "cannot write README.md/x.html"),
     (["judge", "--encoder", "run:c581", "--encoder", "run:c581"], "two encoders have one name: run:c581, run:c581"),
     (["stduy"], "No such command")])
-def test_a_mistake_is_one_line_and_exit_code_2(args, named, write, tmp_path):
+def test_a_mistake_is_one_line_and_exit_code_2(args, named, write, tmp_path, monkeypatch):
+    monkeypatch.setenv("SSLNB_DATA", str(tmp_path))  # no set is there
     write("01")
     told = sslnb(*args, code=2)
     assert named in told and "Traceback" not in told and told.count("Error") == 1

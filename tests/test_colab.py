@@ -108,7 +108,7 @@ def test_a_notebook_that_is_alone_fetches_the_study(colab):
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     assert found == {"again": False, "cwd": str(home / "nbs"), "sslnb": str(home / "sslnb" / "__init__.py"),
-                     "root": str(home), "torch": str(OUTER / "torch" / "__init__.py"), "scale": "quick"}
+                     "root": str(home), "torch": str(OUTER / "torch" / "__init__.py"), "scale": "hours"}
     assert (ours(), others()) == before, "nothing else was installed or touched"
 
     (colab.content / "sslnb").rmdir()

@@ -28,12 +28,6 @@ def made_images(side=32, channels=3, n=8, name="mine"):
     return data.Images.from_arrays(pixels, torch.arange(n) % 2, name=name)
 
 
-@pytest.fixture(autouse=True)
-def in_float32(monkeypatch):
-    "Where a CPU has bf16: many layers of it leave fewer digits than are compared."
-    monkeypatch.setattr("torch.cpu.get_capabilities", dict)
-
-
 @pytest.fixture(scope="module")
 def images(): return made_images()
 
