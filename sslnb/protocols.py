@@ -427,7 +427,7 @@ def siamese_training(p: SimCLICSettings, images: data.Images, dataset: str, seed
 @checked_dataclass
 class GeometrySettings(Settings):
     "What notebooks 08 and 09 can be told."
-    drawn: ClassVar[dict] = dict(batch_size=128, epochs=31)
+    drawn: ClassVar[dict] = dict(batch_size=128, epochs=31, warmup=0.1)
     tasks: str | None = None
     images: int
     batch_size: int
@@ -437,6 +437,7 @@ class GeometrySettings(Settings):
     temperature: float
     flat_temperature: float
     lrs: list[float]
+    warmup: float  # share of all steps
     tune_epochs: int
     task_images: int
     attack_images: int
@@ -448,7 +449,7 @@ class GeometrySettings(Settings):
 
 # %% ../nbs/lib/20_protocols.ipynb #39f83e4a
 GEOMETRY = scales_of(
-    GeometrySettings, dict(temperature=0.07, flat_temperature=20.0, radius=0.5),
+    GeometrySettings, dict(temperature=0.07, flat_temperature=20.0, warmup=0.0, radius=0.5),
     smoke=dict(seeds=[0, 1], images=64, batch_size=16, epochs=2, encoder="tiny", projector=[32, 16],
                lrs=[0.05, 0.5, 0.2], tune_epochs=3, task_images=60, attack_images=20, test_images=60,
                surface=3, directions=2, hessian_images=40),
@@ -481,8 +482,9 @@ def rival_training(p: GeometrySettings, images: data.Images, dataset: str, metho
     at `p`'s temperature or another."""
     contrast = method != "supce"
     options = dict(zip(("hidden", "out"), p.projector), temperature=temperature or p.temperature) if contrast else {}
+    steps = p.epochs * max(1, len(images) // p.batch_size)
     config = TrainConfig(dataset=dataset, method=method, encoder=p.encoder, seed=seed, batch_size=p.batch_size,
-                         steps=p.epochs * max(1, len(images) // p.batch_size), lr=dict(zip(RIVALS, p.lrs))[method],
+                         steps=steps, warmup=int(p.warmup * steps), lr=dict(zip(RIVALS, p.lrs))[method],
                          optimizer="sgd", schedule="cosine", weight_decay=1e-4, options=options)
     return resolve(config, best_device(), images)
 
