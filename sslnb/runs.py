@@ -102,7 +102,9 @@ def store_folder() -> Path:
 def noted(path: Path, what: str = "read") -> Path:
     "`path`, after a line about it in the file that `SSLNB_TRACE` names: what a study reads, its shelf needs."
     if trace := os.environ.get("SSLNB_TRACE"):
-        with open(trace, "a", encoding="utf-8") as f: f.write(f"{what} {path}\n")
+        try:
+            with open(trace, "a", encoding="utf-8") as f: f.write(f"{what} {path}\n")
+        except OSError as err: raise SettingError(f"SSLNB_TRACE={trace}: {err.strerror}; name a file") from err
     return path
 
 # %% ../nbs/lib/14_runs.ipynb #33702495

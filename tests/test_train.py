@@ -16,7 +16,7 @@ from PIL import Image
 from sslnb import core, data, evaluate, methods, train
 from sslnb.core import SettingError
 from sslnb.methods import METHODS, SupCE
-from sslnb.runs import CorruptFile, Run, cached, load_tensors, save_tensors
+from sslnb.runs import CorruptFile, Run, cached, load_tensors, noted, save_tensors
 from sslnb.train import Diverged, TrainConfig, _find_or_train, load_encoder, pretrain, resolve, train_all
 
 CONFIG = TrainConfig(dataset="shapes", method="simclr", encoder="tiny", steps=120, batch_size=16, lr=1e-3,
@@ -322,6 +322,12 @@ def test_a_finished_run_in_a_read_only_store_is_found(read_only):
     assert pretrain(short()).hash == run.hash
     with pytest.raises(SettingError, match="cannot be written to: name a store of your own with SSLNB_STORE"):
         pretrain(short(seed=1))
+
+
+def test_trace_that_is_no_file(tmp_path, monkeypatch):
+    monkeypatch.setenv("SSLNB_TRACE", str(tmp_path))
+    with pytest.raises(SettingError, match="SSLNB_TRACE=.*: Is a directory; name a file"):
+        noted(tmp_path / "loss.csv")
 
 
 def test_results_that_cannot_be_kept_are_given_all_the_same(read_only, tmp_path):
