@@ -258,6 +258,7 @@ class _Cell:
         self.shown = display({"text/plain": ""}, raw=True, display_id=True)
     def write(self, text):
         if text.strip(): self.shown.update({"text/plain": text.strip("\r\n")}, raw=True)
+    def clear(self): self.shown.update({"text/plain": ""}, raw=True)
     def flush(self): pass
 
 # %% ../nbs/lib/00_core.ipynb #4c78ee2c
@@ -266,6 +267,7 @@ class Progress:
     left, where that turns out to be more than a minute."""
     def __init__(self, total: int, name: str, unit: str = "step", advice: str = ""):
         self.cell, self.advice = _Cell() if _in_notebook() else None, advice
+        self.said: _Cell | None = None
         self.bar = tqdm(total=total, desc=name, unit=unit, file=self.cell or sys.stderr, leave=False, ncols=120,
                         mininterval=0.5)
 
@@ -288,11 +290,13 @@ class Progress:
 
     def _advise(self):
         text, self.advice = f"about {self.seconds_left() / 60:.0f} min to go; {self.advice}", ""
-        if self.cell: _Cell().write(text)
-        else: self.bar.write(text, file=sys.stderr)
+        if not self.cell: return self.bar.write(text, file=sys.stderr)
+        self.said = _Cell()
+        self.said.write(text)
 
     def close(self, sentence: str):
-        "End the bar and leave `sentence` in its place."
+        "End the bar and leave `sentence` in its place; what was said about the time to go is over."
         self.bar.close()
+        if self.said: self.said.clear()
         if self.cell: self.cell.write(sentence)
         else: print(sentence, file=sys.stderr)

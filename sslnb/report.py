@@ -291,19 +291,23 @@ def verdict(points: str, scale: str, dataset: str = "") -> str:
     return (SMALL if small else FULL)[points]
 
 # %% ../nbs/lib/21_report.ipynb #6e11d002
+def _in_points(mean: float, low: float, high: float) -> str:
+    "A difference of fractions and its limits, in hundredths."
+    return f"{100 * mean:+z.1f} points [{100 * low:+z.1f}, {100 * high:+z.1f}]".replace("inf", "∞")
+
 def told(differences: Any, above: str = "ahead", below: str = "behind") -> str:
-    """The mean of differences (one a seed, or `verdicts.Margins`, whose interval covers the test images, too) with its
-    95 % interval, and `above`, `below` or undecided."""
+    """The mean of differences of fractions (one a seed, or `verdicts.Margins`, whose interval covers the test images,
+    too) with its 95 % interval, in points, and `above`, `below` or undecided."""
     mean, low, high = differences.interval() if hasattr(differences, "interval") else interval(differences)
     word = {"for": above, "against": below, "unclear": "undecided"}[evidence(low, high)]
-    return f"{mean:+z.3f} [{low:+z.3f}, {high:+z.3f}], {word}".replace("inf", "∞")
+    return f"{_in_points(mean, low, high)}, {word}"
 
 # %% ../nbs/lib/21_report.ipynb #d251df37
 def compared(a: str, b: str, of: tuple[float, float, float]) -> str:
     "Which of two is above the other, in words and points, by mean and 95 % limits of a − b as fractions (`interval`)."
     (mean, low, high), points = of, evidence(*of[1:])
     if points == "against": a, b, mean, low, high = b, a, -mean, -high, -low
-    by = f"{100 * mean:+z.1f} points [{100 * low:+z.1f}, {100 * high:+z.1f}]".replace("inf", "∞")
+    by = _in_points(mean, low, high)
     return f"{a} − {b} is undecided: {by}" if points == "unclear" else f"**{a}** is above {b} by {by}"
 
 # %% ../nbs/lib/21_report.ipynb #2c7e2f14
@@ -386,7 +390,8 @@ def compare(paper: str, item: str, scale: str, tolerance: float = 0.02, *,
         sd = f" ± {v.std():.3f}" if len(v) > 1 else ""
         if len(v): row |= {"ours": f"{v.mean():.3f}{sd} ({len(v)})", "Δ": f"{v.mean() - r.value:+.3f}",
                            "verdict": number_verdict(r.value, v, tolerance, scale), "from": whose(ours.loc[v.index])}
-        if len(v) and same["dataset"] != r.dataset: row |= {"Δ": "", "verdict": "other data"}
+        if len(v) and same["dataset"] != r.dataset:
+            row |= {"ours": f"{row['ours']} on {same['dataset']}", "Δ": "", "verdict": "other data"}
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -409,7 +414,7 @@ def paper_and_ours(tables: dict[str, pd.DataFrame]) -> tuple[pd.DataFrame, str]:
     a sentence with what is left out: how many rows and which, whose ours are, why there is no verdict."""
     whole = pd.concat(tables).droplevel(1)
     ran, rest = whole[whole.verdict != "not run"], whole[whole.verdict == "not run"]
-    told = [f"{len(ran)} of {len(whole)} numbers of the paper's have one of ours beside them."]
+    told = [f"{len(ran)} of {len(whole)} rows have a number of ours beside the paper's."]
     mute = ["Δ"] * (not any(ran["Δ"]))
     if ran["from"].nunique() == 1: mute, told = [*mute, "from"], [*told, f"Source of all: {ran['from'].iloc[0]}."]
     if set(ran.verdict) <= set(_NO_VERDICT):

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from . import evaluate, report, verdicts
 from .core import ROOT, SettingError, checked, copies_folder, made_public, replacing
-from .data import DataError, Images, is_there, load, own_side, tested_on
+from .data import DRAWN, DataError, Images, is_there, load, own_side, tested_on
 from .protocols import COMPANIONS, at_scale
 from .runs import Run
 from .studies import declared, lost_folders, usual_scale, usual_set
@@ -287,7 +287,7 @@ class Study:
         do with less where it takes more than a minute."""
         smaller = self.scales[:self.scales.index(self.scale)] if self.scale in self.scales else []
         ways = [f"scale = {name!r}" for name in smaller[-1:]]
-        if len(seeds := self.settings.seeds) > 1: ways.append(f"seeds = {seeds[:1]}")
+        if len(seeds := self.settings.seeds) > 2: ways.append(f"seeds = {seeds[:2]}")  # some notebooks need two
         return train_all(jobs, advice="what takes less: " + (" or ".join(ways) or "a smaller data set"))
 
     def record(self, values: dict[str, float], item: str, method: str, **more):
@@ -327,11 +327,20 @@ class Study:
         table = verdicts.verdicts(self.claims, self.dataset, self.scale)
         names = table.index + (" (" + table.reading + ")").where(table.index.duplicated(keep=False), "")
         by = {e: ", ".join(names[table.evidence == e]) or "none" for e in ("for", "against", "unclear", "not tested")}
+        whose = "yours" if is_own(self.dataset) else "drawn" if self.dataset in DRAWN else ""
         self.say(f"Evidence for the claim: {by['for']}. Against it: {by['against']}. Unclear: {by['unclear']}. "
-                 f"Not tested: {by['not tested']}. Seeds: {len(self.settings.seeds)}, scale `{self.scale}`. "
+                 f"Not tested: {by['not tested']}. Set **{report.public(self.dataset)}**, scale `{self.scale}`, "
+                 f"{self._seeds_of_claims()}. "
                  "Corrected for all claims of the paper that are on record on this set so far."
-                 + " The images are yours, not the paper's: this is what holds on them." * is_own(self.dataset))
+                 + f" The images are {whose}, not the paper's: this is what holds on them." * bool(whose))
         return table
+
+    def _seeds_of_claims(self) -> str:
+        "How many seeds the margins of this notebook's claims have, in words."
+        found = verdicts.known_margins(dataset=self.dataset, scale=self.scale)
+        each = found[found.item.isin(self.claims)].groupby(["item", "setting"]).seed.nunique().tolist() or [0]
+        few, most = min(each), max(each)
+        return f"{few} to {most} seeds" if few < most else f"{most} seed{'s' * (most != 1)}"
 
     def figure(self, fig: plt.Figure, name: str, caption: str):
         """Keep a figure as PNG in the `core.copies_folder` of the set and the scale, with its caption and its place
@@ -360,26 +369,45 @@ def begin(name: str, namespace: dict, scales: dict[str, Any]) -> Study:
     return s
 
 # %% ../nbs/lib/24_study.ipynb #9a4b7387
-COSTLY = ("encoder", "smaller_encoder", "simclr_encoder", "vits", "size", "images", "labelled_images", "steps",
-          "epochs", "budget")
+COSTLY = ("seeds", "encoder", "smaller_encoder", "simclr_encoder", "vits", "size", "images", "labelled_images", "steps",
+          "batch_sizes", "epochs", "baseline_epochs", "simclr_epochs", "budget")
+_COUNTED = {"images": "train", "labelled_images": "train", "probe_images": "train", "test_images": "test"}
+
+def _used(s: Study) -> dict[str, Any]:
+    "The settings of this run, with no more images than the set has, and with the further sets that are usual."
+    found = asdict(s.settings)
+    for name in _COUNTED.keys() & set(s.given):
+        if found[name]: found[name] = min(found[name], len(load(s.dataset, _COUNTED[name])))
+    for name in s.also.keys() & set(s.given):
+        with suppress(SettingError): found[name] = found[name] or COMPANIONS[name](s.dataset, s.scale)
+    return made_public(found)
 
 def _given_up(s: Study, scales: dict[str, Any]) -> str:
     "Of the parameters that make a study long, those that this run has not from the paper, in a sentence."
-    ours, theirs = asdict(s.settings), asdict(scales["paper"] if "paper" in scales else s.settings)
+    ours, theirs = _used(s), asdict(scales["paper"] if "paper" in scales else s.settings)
+    for one in (ours, theirs): one["seeds"] = len(one["seeds"])
     def number(v): return f"{v:g}" if isinstance(v, float) else v
     def less(v, than):
         if isinstance(v, list): return less(max(v), max(than))
         return v < than if isinstance(v, float | int) and isinstance(than, float | int) else v != than
     told = [f"{k} {number(ours[k])} instead of {number(theirs[k])}" for k in COSTLY
             if k in s.given and less(ours[k], theirs[k])]
+    if s.dataset in DRAWN and "paper" in scales: told.insert(0, "drawn images instead of photographs")
     return f"What this run (`{s.scale}`) gives up against the paper: {'; '.join(told)}." if told else ""
+
+def _own_to_drawn(s: Study, scales: dict[str, Any]) -> str:
+    "What drawn images have instead of the settings of their scale, in a sentence."
+    usual, drawn = asdict(scales[s.scale]), asdict(at_scale(scales, s.scale, s.dataset))
+    told = [f"{k} {drawn[k]}" for k in s.given if k in drawn and drawn[k] != usual[k]]
+    return f" On drawn images `{s.scale}` has settings of its own: {'; '.join(told)}." if told else ""
 
 def scale_table(s: Study, scales: dict[str, Any]) -> pd.DataFrame:
     """The parameters of a notebook: their values at each scale, side by side, and in this run. Said above: what the run
     gives up against the paper."""
-    if told := _given_up(s, scales): s.say(told)
-    columns = {name: asdict(p) for name, p in scales.items()} | {"this run": made_public(asdict(s.settings))}
-    return pd.DataFrame(columns).loc[[k for k in s.given if k not in ("scale", "dataset")]].astype(str)
+    if told := _given_up(s, scales) + _own_to_drawn(s, scales): s.say(told)
+    columns = {name: asdict(p) for name, p in scales.items()} | {"this run": _used(s)}
+    table = pd.DataFrame(columns).loc[[k for k in s.given if k not in ("scale", "dataset")]]
+    return table.astype(str).fillna("–").replace("None", "–")
 
 # %% ../nbs/lib/24_study.ipynb #5d1c0b0a
 def label_free_table(accuracy: pd.DataFrame, free: pd.DataFrame, who: list[str], within: str = "") -> pd.DataFrame:
@@ -395,6 +423,6 @@ def label_free_table(accuracy: pd.DataFrame, free: pd.DataFrame, who: list[str],
     for name, part in each.groupby(level=within, sort=False) if within else [("", each)]:
         once = part.drop_duplicates(["accuracy", *evaluate.PROMISE])  # one encoder may stand in two rows
         rho = [f"{f(once[m]).corr(once.accuracy, method='spearman'):+.2f}" for m, f in evaluate.PROMISE.items()]
-        last = ("ρ with the accuracy" + f", {name}" * bool(within), *[""] * (len(who) - 1))
+        last = ("ρ of promise and accuracy" + f", {name}" * bool(within), *[""] * (len(who) - 1))
         table.loc[last if len(who) > 1 else last[0], :] = ["", *rho]
     return table

@@ -150,7 +150,7 @@ def _before(nb: Notebook) -> str:
     about = nb.about
     needs = f"**You need** {_in_words(about.needs)}." if about.needs else "**You need** no other notebook."
     helps = f" It helps to have read {_in_words(about.helps)}." if about.helps else ""
-    shown = f" **The outputs below** are those of a run with `{about.shown}`." if about.shown else ""
+    shown = f" **The outputs that come with it** are those of a run with `{about.shown}`." if about.shown else ""
     if not about.minutes: return needs + helps + shown
     scale, minutes = next(iter(about.minutes.items()))  # the first that is named
     time = f"{60 * minutes:.0f} seconds" if minutes < 1 else f"{minutes:.0f} minutes"
