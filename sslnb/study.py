@@ -370,7 +370,8 @@ def begin(name: str, namespace: dict, scales: dict[str, Any]) -> Study:
 
 # %% ../nbs/lib/24_study.ipynb #9a4b7387
 COSTLY = ("seeds", "encoder", "smaller_encoder", "simclr_encoder", "vits", "size", "images", "labelled_images", "steps",
-          "batch_sizes", "epochs", "baseline_epochs", "simclr_epochs", "budget")
+          "batch_sizes", "epochs", "baseline_epochs", "simclr_epochs", "budget", "surface", "directions",
+          "hessian_images")
 _COUNTED = {"images": "train", "labelled_images": "train", "probe_images": "train", "test_images": "test"}
 
 def _used(s: Study) -> dict[str, Any]:
