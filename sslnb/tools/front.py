@@ -96,8 +96,9 @@ def results() -> str:
     "What stands in the README between the MARKS."
     told = ("Mean ± standard deviation over the seeds. At the scales `smoke` and `quick` the verdict on a claim that "
             "was tested is `toy`.")
-    return "\n\n".join([told, accuracies(), "Readings of claims (a sentence that can be understood in two ways has two), and which way the evidence points:",
-                        verdict_counts(),
+    readings = ("Readings of claims (a sentence that can be understood in two ways has two), and which way the "
+                "evidence points:")
+    return "\n\n".join([told, accuracies(), readings, verdict_counts(),
                         "The contest (accuracy of ten neighbours on CIFAR-10's test images, mean ± sd):", contest()])
 
 def with_results(text: str) -> str:
