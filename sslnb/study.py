@@ -407,8 +407,8 @@ def scale_table(s: Study, scales: dict[str, Any]) -> pd.DataFrame:
     gives up against the paper."""
     if told := _given_up(s, scales) + _own_to_drawn(s, scales): s.say(told)
     columns = {name: asdict(p) for name, p in scales.items()} | {"this run": _used(s)}
-    table = pd.DataFrame(columns).loc[[k for k in s.given if k not in ("scale", "dataset")]]
-    return table.astype(str).fillna("–").replace("None", "–")
+    rows = [k for k in s.given if k not in ("scale", "dataset")]
+    return pd.DataFrame({name: {k: "–" if of[k] is None else str(of[k]) for k in rows} for name, of in columns.items()})
 
 # %% ../nbs/lib/24_study.ipynb #5d1c0b0a
 def label_free_table(accuracy: pd.DataFrame, free: pd.DataFrame, who: list[str], within: str = "") -> pd.DataFrame:

@@ -386,7 +386,7 @@ def sentence(row: pd.Series) -> str:
     "One row of `verdicts` in plain words (Markdown)."
     if row.verdict == "not run": return "Not run."
     where = f"On {row['dataset']} at `{row['scale']}`" if "dataset" in row else "Here"
-    if str(row.get("dataset", "")).split("->")[0] in DRAWN: where += " (drawn images stand in)"
+    if row.get("dataset", "").split("->")[0] in DRAWN: where += " (drawn images stand in)"
     reading = f", {row.reading}" if row.reading != "as published" else ""
     if row.evidence == "not tested": return f"{where}{reading}: **not tested**; {row.why}."
     word = "" if row.verdict in ("toy", "unclear") else f" (**{row.verdict}**)"
